@@ -1,0 +1,25 @@
+"""The Django app."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
+
+
+class ContinuumConfig(AppConfig):
+    """Registers the system checks and loads the project's workflow modules."""
+
+    name = "continuum"
+    label = "continuum"
+    verbose_name = "Continuum"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from continuum import checks  # noqa: F401  (importing it registers the checks)
+        from continuum.discovery import autodiscover
+
+        # A wrong setting must not keep `manage.py check` from naming it: the checks report what is suppressed here.
+        with suppress(ImproperlyConfigured):
+            autodiscover()
