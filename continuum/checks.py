@@ -52,7 +52,7 @@ def check_aliases(**kwargs: Any) -> list[CheckMessage]:
                     f'CONTINUUM["{key}"] names the database {alias!r}, whose engine is '
                     f"{connections.settings[alias]['ENGINE']}. Continuum needs PostgreSQL "
                     f"{MINIMUM_SERVER_VERSION} or newer.",
-                    hint='Point CONTINUUM["DATABASE"] at a PostgreSQL alias; the rest of the project may stay elsewhere.',
+                    hint="Name a PostgreSQL alias there; the rest of the project may stay where it is.",
                     id="continuum.E004",
                 )
             )
@@ -61,7 +61,7 @@ def check_aliases(**kwargs: Any) -> list[CheckMessage]:
 
 @register(TAG, Tags.database)
 def check_servers(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """The servers behind the aliases can be reached and are new enough. Runs with ``check --database`` and ``migrate``."""
+    """The servers behind the aliases can be reached and are new enough. For ``check --database`` and ``migrate``."""
     found: list[CheckMessage] = []
     for alias in dict.fromkeys(alias for _, alias in _aliases()):
         if alias not in (databases or ()) or alias not in connections.settings or not _is_postgresql(alias):

@@ -75,7 +75,7 @@ def _seconds(*, zero: bool = False) -> Callable[[Any], float]:
             value = value.total_seconds()
         number = isinstance(value, Real) and not isinstance(value, bool) and float(value) < float("inf")
         if not number or value < 0 or (value == 0 and not zero):
-            raise ValueError(f"must be {'zero or more' if zero else 'a positive number of'} seconds, or such a timedelta")
+            raise ValueError(f"must be {'zero or more' if zero else 'more than zero'} seconds, or a timedelta of that")
         return float(value)
 
     return clean

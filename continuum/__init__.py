@@ -1,0 +1,173 @@
+"""Durable execution for Django: workflows that survive their process.
+
+Public names are loaded at first use, so that importing ``continuum`` needs neither settings nor a loaded app registry,
+and costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.5.0"
+
+if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the table below
+    from continuum.client import (
+        acancel as acancel,
+        aget_or_start as aget_or_start,
+        aget_run as aget_run,
+        aresult as aresult,
+        asignal as asignal,
+        astart as astart,
+        astart_many as astart_many,
+        await_run as await_run,
+        cancel as cancel,
+        get_or_start as get_or_start,
+        get_run as get_run,
+        result as result,
+        signal as signal,
+        start as start,
+        start_many as start_many,
+        wait_run as wait_run,
+    )
+    from continuum.core.activity_context import (
+        ActivityInfo as ActivityInfo,
+        activity_info as activity_info,
+    )
+    from continuum.core.definitions import (
+        Retry as Retry,
+        activity as activity,
+        workflow as workflow,
+    )
+    from continuum.core.effects import (
+        RunInfo as RunInfo,
+        as_completed as as_completed,
+        logger as logger,
+        now as now,
+        patched as patched,
+        random as random,
+        run_info as run_info,
+        set_progress as set_progress,
+        side_effect as side_effect,
+        sleep as sleep,
+        sleep_until as sleep_until,
+        today as today,
+        uuid4 as uuid4,
+        wait as wait,
+        wait_signal as wait_signal,
+    )
+    from continuum.exceptions import (
+        ActivityCancelledError as ActivityCancelledError,
+        ActivityError as ActivityError,
+        ActivityTimeoutError as ActivityTimeoutError,
+        AlreadyStartedError as AlreadyStartedError,
+        ChildError as ChildError,
+        ContinuumError as ContinuumError,
+        DurableValueError as DurableValueError,
+        InvalidQueryError as InvalidQueryError,
+        NonDeterminismError as NonDeterminismError,
+        NonRetryableError as NonRetryableError,
+        NotInWorkflowError as NotInWorkflowError,
+        PoisonRunError as PoisonRunError,
+        ReplayDriftError as ReplayDriftError,
+        RetryAfterError as RetryAfterError,
+        RunCancelledError as RunCancelledError,
+        RunFailedError as RunFailedError,
+        RunNotActiveError as RunNotActiveError,
+        RunNotFoundError as RunNotFoundError,
+        RunStateError as RunStateError,
+        SignalRefusedError as SignalRefusedError,
+        SignalTimeoutError as SignalTimeoutError,
+        UnknownActivityError as UnknownActivityError,
+        UnknownWorkflowError as UnknownWorkflowError,
+    )
+    from continuum.models import (
+        Run as Run,
+    )
+
+_MODULES = {
+    "continuum.core.definitions": (
+        "Retry",
+        "activity",
+        "workflow",
+    ),
+    "continuum.core.effects": (
+        "RunInfo",
+        "as_completed",
+        "logger",
+        "now",
+        "patched",
+        "random",
+        "run_info",
+        "set_progress",
+        "side_effect",
+        "sleep",
+        "sleep_until",
+        "today",
+        "uuid4",
+        "wait",
+        "wait_signal",
+    ),
+    "continuum.core.activity_context": (
+        "ActivityInfo",
+        "activity_info",
+    ),
+    "continuum.client": (
+        "acancel",
+        "aget_or_start",
+        "aget_run",
+        "aresult",
+        "asignal",
+        "astart",
+        "astart_many",
+        "await_run",
+        "cancel",
+        "get_or_start",
+        "get_run",
+        "result",
+        "signal",
+        "start",
+        "start_many",
+        "wait_run",
+    ),
+    "continuum.models": ("Run",),
+    "continuum.exceptions": (
+        "ActivityCancelledError",
+        "ActivityError",
+        "ActivityTimeoutError",
+        "AlreadyStartedError",
+        "ChildError",
+        "ContinuumError",
+        "DurableValueError",
+        "InvalidQueryError",
+        "NonDeterminismError",
+        "NonRetryableError",
+        "NotInWorkflowError",
+        "PoisonRunError",
+        "ReplayDriftError",
+        "RetryAfterError",
+        "RunCancelledError",
+        "RunFailedError",
+        "RunNotActiveError",
+        "RunNotFoundError",
+        "RunStateError",
+        "SignalRefusedError",
+        "SignalTimeoutError",
+        "UnknownActivityError",
+        "UnknownWorkflowError",
+    ),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
