@@ -7,14 +7,14 @@ land at the right-hand end of every index, and the history table can be partitio
 import os
 import threading
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from struct import unpack
 from uuid import UUID, SafeUUID
 
 __all__ = ["derived", "derived_child", "smallest_uuid7", "uuid7", "uuid7_time_us"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION_7 = 7 << 76
 _VERSION_8 = 8 << 76
 _VARIANT = 0b10 << 62

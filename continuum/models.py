@@ -1,0 +1,425 @@
+"""The schema: what a run is, what happened to it, what reached it, and who works on it.
+
+The worker reads and writes these tables with SQL of its own; the models are what application code, the admin and the
+migrations see. Every default is a default of the database, so that a statement naming only some columns works too. No
+foreign keys: the hot tables are written by the thousand a second, and all but workers, versions and schedules lead with
+the run's id, so that the schema can be distributed by it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+from django.db import models
+from django.db.models.functions import Now
+
+from continuum.fields import DurableJSONField, GinIndex, IdentityField, Index
+from continuum.ids import uuid7
+
+__all__ = [
+    "ActivityResult",
+    "ActivityTask",
+    "Event",
+    "HistoryEvent",
+    "InboxMessage",
+    "Run",
+    "Schedule",
+    "Worker",
+    "WorkflowVersion",
+]
+
+_HISTORY_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event of a run's history, as people read it.
+
+    Attributes:
+        seq: its place in the history, from 1 on.
+        type: what happened, such as ``activity_completed``.
+        command_id: the path of the command it answers, such as ``"0.2:3"``; None for what came from outside.
+        name: the activity, signal or child it is about.
+        data: the decoded record.
+        recorded_at: when it was committed (aware).
+    """
+
+    seq: int
+    type: str
+    command_id: str | None
+    name: str | None
+    data: Any
+    recorded_at: datetime
+
+
+def _text(default: str = "", **kwargs) -> models.TextField:
+    return models.TextField(default=default, db_default=default, **kwargs)
+
+
+def _small(default: int) -> models.SmallIntegerField:
+    return models.SmallIntegerField(default=default, db_default=default)
+
+
+def _json(default: type | None = None) -> DurableJSONField:
+    if default is None:
+        return DurableJSONField(null=True)
+    return DurableJSONField(default=default, db_default=models.Value("[]" if default is list else "{}"))
+
+
+def _now() -> models.DateTimeField:
+    return models.DateTimeField(db_default=Now())
+
+
+class RunQuerySet(models.QuerySet):
+    """Runs, by the questions people ask about them."""
+
+    def in_namespace(self, namespace: str) -> Self:
+        """Keep the runs of one namespace."""
+        return self.filter(namespace=namespace)
+
+    def active(self) -> Self:
+        """Keep the runs that can still go on."""
+        return self.exclude(state__in=Run.TERMINAL_STATES)
+
+    def terminal(self) -> Self:
+        """Keep the runs that have ended: completed, failed or cancelled."""
+        return self.filter(state__in=Run.TERMINAL_STATES)
+
+    def with_attributes(self, **attributes: Any) -> Self:
+        """Keep the runs that bear all these attributes, JSON type included; nested dicts match in part (GIN index)."""
+        return self.filter(attributes__contains=attributes)
+
+
+class Run(models.Model):
+    """One execution of a workflow."""
+
+    class State(models.TextChoices):
+        """Where a run stands."""
+
+        PENDING = "pending", "pending"
+        RUNNING = "running", "running"
+        SUSPENDED = "suspended", "suspended"
+        COMPLETED = "completed", "completed"
+        FAILED = "failed", "failed"
+        CANCELLED = "cancelled", "cancelled"
+        STUCK_UNKNOWN_VERSION = "stuck_unknown_version", "stuck: unknown version"
+
+    TERMINAL_STATES = (State.COMPLETED, State.FAILED, State.CANCELLED)
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    workflow = models.TextField()
+    version = models.IntegerField(default=1, db_default=1)
+    version_hash = _text()
+    namespace = _text("default")
+    attributes = models.JSONField(default=dict, db_default=models.Value("{}"))
+    state = _text(State.PENDING, choices=State.choices)
+    priority = _small(0)
+    input = _json(list)
+    result = _json()
+    error = _json()
+    progress = _json()
+    waiting_on = _json(list)
+    owner_id = models.BigIntegerField(null=True)
+    lease_token = models.BigIntegerField(default=0, db_default=0)
+    recoveries = _small(0)
+    started_at = _now()
+    claimed_at = models.DateTimeField(null=True)
+    completed_at = models.DateTimeField(null=True)
+    next_wakeup_at = models.DateTimeField(null=True)
+    deadline_at = models.DateTimeField(null=True)
+    retention_until = models.DateTimeField(null=True)
+    parent_run_id = models.UUIDField(null=True)
+    parent_command_id = models.TextField(null=True)
+    correlation_id = models.UUIDField()
+    continued_from_run_id = models.UUIDField(null=True)
+    continued_to_run_id = models.UUIDField(null=True)
+    forked_from_run_id = models.UUIDField(null=True)
+    seed = models.UUIDField(null=True)
+    idempotency_key = models.TextField(null=True)
+
+    objects = RunQuerySet.as_manager()
+
+    class Meta:
+        db_table = "continuum_runs"
+        permissions = (
+            ("signal_run", "Can signal run"),
+            ("cancel_run", "Can cancel run"),
+            ("retry_run", "Can retry run"),
+            ("fork_run", "Can fork run"),
+            ("set_attributes_run", "Can set attributes of run"),
+            ("view_payload", "Can view what runs are given and give back"),
+        )
+        indexes = (
+            Index(
+                fields=["-priority", "next_wakeup_at"],
+                name="continuum_runs_ready_idx",
+                condition=models.Q(owner_id__isnull=True, next_wakeup_at__isnull=False),
+            ),
+            Index(fields=["owner_id"], name="continuum_runs_owner_idx", condition=models.Q(owner_id__isnull=False)),
+            Index(
+                fields=["parent_run_id"],
+                name="continuum_runs_parent_idx",
+                condition=models.Q(parent_run_id__isnull=False),
+            ),
+            Index(fields=["namespace", "state"], name="continuum_runs_namespace_state_idx"),
+            GinIndex(fields=["attributes"], opclasses=["jsonb_path_ops"], name="continuum_runs_attributes_gin_idx"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.workflow} {self.id}"
+
+    def save(self, *args, **kwargs):
+        """Save the run; one without a correlation id correlates what it starts itself."""
+        if self.correlation_id is None:
+            self.correlation_id = self.id
+        super().save(*args, **kwargs)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the run has ended."""
+        return self.state in self.TERMINAL_STATES
+
+    def history(self) -> Iterator[Event]:
+        """Yield the run's events in order, read page by page, so that a long history costs no memory."""
+        last = -1
+        while True:
+            page = HistoryEvent.objects.using(self._state.db).filter(run_id=self.pk, seq__gt=last).order_by("seq")
+            rows = list(page[:_HISTORY_PAGE])
+            for row in rows:
+                yield row.as_event()
+            if len(rows) < _HISTORY_PAGE:
+                return
+            last = rows[-1].seq
+
+
+class HistoryEvent(models.Model):
+    """One row of the journal. The table is partitioned by month, on the time within the run's id."""
+
+    pk = models.CompositePrimaryKey("run_id", "seq")
+    run_id = models.UUIDField()
+    seq = models.IntegerField()
+    type = models.TextField()
+    command_id = models.TextField(null=True)
+    name = models.TextField(null=True)
+    data = _json(dict)
+    recorded_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "continuum_events"
+
+    def __str__(self) -> str:
+        return f"{self.seq} {self.type}"
+
+    def as_event(self) -> Event:
+        """Return the public view of this row."""
+        return Event(
+            seq=self.seq,
+            type=self.type,
+            command_id=self.command_id,
+            name=self.name,
+            data=self.data,
+            recorded_at=self.recorded_at,
+        )
+
+
+class InboxMessage(models.Model):
+    """A message to a run. Its owner turns it into an event; without an owner, it makes the run claimable.
+
+    Consumed messages are deleted, except those with a ``delivery_id``, which stay to recognise a repeat.
+    """
+
+    class Kind(models.TextChoices):
+        """What the message brings."""
+
+        SIGNAL = "signal", "signal"
+        CANCEL = "cancel", "cancel"
+        CHILD = "child", "child"
+        ACTIVITY = "activity", "activity"
+
+    pk = models.CompositePrimaryKey("run_id", "id")
+    run_id = models.UUIDField()
+    id = IdentityField()
+    kind = models.TextField(choices=Kind.choices)
+    name = models.TextField(null=True)
+    command_id = models.TextField(null=True)
+    payload = _json()
+    delivery_id = models.TextField(null=True)
+    created_at = _now()
+    consumed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "continuum_inbox"
+        indexes = (
+            Index(fields=["run_id"], name="continuum_inbox_unread_idx", condition=models.Q(consumed_at__isnull=True)),
+        )
+        constraints = (
+            models.UniqueConstraint(
+                fields=["run_id", "delivery_id"],
+                name="continuum_inbox_delivery_idx",
+                condition=models.Q(delivery_id__isnull=False),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name or ''}".rstrip()
+
+    def save(self, *args, **kwargs):
+        """Save the message; a new one is inserted at once, as the database gives it its number."""
+        if self._state.adding:
+            kwargs.setdefault("force_insert", True)
+        super().save(*args, **kwargs)
+
+
+class ActivityTask(models.Model):
+    """An activity that waits for, or is with, a worker serving its queue."""
+
+    class State(models.TextChoices):
+        """Where a task stands."""
+
+        READY = "ready", "ready"
+        RUNNING = "running", "running"
+
+    pk = models.CompositePrimaryKey("run_id", "command_id")
+    run_id = models.UUIDField()
+    command_id = models.TextField()
+    activity = models.TextField()
+    queue = _text("default")
+    priority = _small(0)
+    args = DurableJSONField()
+    options = _json(dict)
+    state = _text(State.READY)
+    attempt = _small(0)
+    due_at = _now()
+    owner_id = models.BigIntegerField(null=True)
+    lease_token = models.BigIntegerField(default=0, db_default=0)
+    heartbeat_at = models.DateTimeField(null=True)
+    heartbeat_details = _json()
+    claimed_at = models.DateTimeField(null=True)
+    created_at = _now()
+
+    class Meta:
+        db_table = "continuum_activity_tasks"
+        indexes = (
+            Index(
+                fields=["queue", "-priority", "due_at"],
+                name="continuum_activity_tasks_ready_idx",
+                condition=models.Q(state="ready"),
+            ),
+            Index(
+                fields=["owner_id"],
+                name="continuum_activity_tasks_owner_idx",
+                condition=models.Q(owner_id__isnull=False),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.activity} {self.command_id}"
+
+
+class ActivityResult(models.Model):
+    """A lasting record, which outlives the run it came from: at most one a command, or a key.
+
+    For a key the row's ``run_id`` is derived from it (``ids.derived``), so that the primary key alone keeps keys unique,
+    also where the tables are distributed by ``run_id``.
+    """
+
+    class Kind(models.TextChoices):
+        """What the record is about."""
+
+        ACTIVITY = "activity", "activity"
+        ACTIVITY_KEY = "activity_key", "activity key"
+        START_KEY = "start_key", "start key"
+
+    pk = models.CompositePrimaryKey("run_id", "command_id")
+    run_id = models.UUIDField()
+    command_id = models.TextField()
+    kind = _text(Kind.ACTIVITY)
+    name = _text()
+    idempotency_key = models.TextField(null=True)
+    result = _json()
+    attempt = _small(1)
+    created_at = _now()
+
+    class Meta:
+        db_table = "continuum_activity_results"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} {self.command_id}"
+
+
+class Worker(models.Model):
+    """A worker node. The row is its lease: while it is renewed, the runs that name it are the worker's."""
+
+    class State(models.TextChoices):
+        """Where a worker stands."""
+
+        ALIVE = "alive", "alive"
+        DRAINING = "draining", "draining"
+        DEAD = "dead", "dead"
+
+    id = models.BigAutoField(primary_key=True)
+    name = models.TextField()
+    host = _text()
+    pid = models.IntegerField(default=0, db_default=0)
+    state = _text(State.ALIVE, choices=State.choices)
+    queues = _json(list)
+    info = _json(dict)
+    session_lock = models.BooleanField(default=False, db_default=False)
+    started_at = _now()
+    heartbeat_at = _now()
+    expires_at = models.DateTimeField()
+    stopped_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "continuum_workers"
+        indexes = (Index(fields=["expires_at"], name="continuum_workers_live_idx", condition=~models.Q(state="dead")),)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class WorkflowVersion(models.Model):
+    """A version of a workflow that some worker has loaded, and where its code is."""
+
+    id = models.BigAutoField(primary_key=True)
+    workflow = models.TextField()
+    version = models.IntegerField()
+    version_hash = models.TextField()
+    location = _text()
+    patch_sites = _json(list)
+    first_seen_at = _now()
+    last_seen_at = _now()
+
+    class Meta:
+        db_table = "continuum_workflow_versions"
+        constraints = (
+            models.UniqueConstraint(
+                fields=["workflow", "version", "version_hash"], name="continuum_workflow_versions_key"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.workflow} v{self.version}"
+
+
+class Schedule(models.Model):
+    """A workflow that is started again and again."""
+
+    id = models.BigAutoField(primary_key=True)
+    name = models.TextField()
+    workflow = models.TextField()
+    spec = models.TextField()
+    timezone = _text("UTC")
+    input = _json(list)
+    paused = models.BooleanField(default=False, db_default=False)
+    next_run_at = models.DateTimeField(null=True)
+    last_run_at = models.DateTimeField(null=True)
+    created_at = _now()
+
+    class Meta:
+        db_table = "continuum_schedules"
+        constraints = (models.UniqueConstraint(fields=["name"], name="continuum_schedules_name_key"),)
+
+    def __str__(self) -> str:
+        return self.name
