@@ -1,0 +1,1 @@
+"""Workflows that tests share; found by autodiscovery."""

@@ -1,0 +1,45 @@
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+
+from continuum.testing.postgres import EmbeddedPostgres
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of the database the test runs in: also of the test's copy, which ``DATABASE_URL`` does not name."""
+    request.getfixturevalue("django_db_setup")
+    from django.db import connections
+
+    return url_of(connections["default"].settings_dict)
+
+
+@pytest.fixture
+def subprocess_environment(database_url: str) -> dict[str, str]:
+    """Environment for a process that is to work in the database of this test, such as a worker."""
+    return os.environ | {"DATABASE_URL": database_url, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+
+
+@pytest.fixture
+def start_postgres() -> Iterator[Callable[..., EmbeddedPostgres]]:
+    """Start PostgreSQL servers of the test's own, for tests that stop or crash them: ``start_postgres(fsync="on")``."""
+    with ExitStack() as servers:
+
+        def start(**options: Any) -> EmbeddedPostgres:
+            return servers.enter_context(EmbeddedPostgres.temporary(options))
+
+        yield start
+
+
+def url_of(database: dict[str, Any]) -> str:
+    """Return the URL of an entry of ``DATABASES``, in the form that allows a socket's directory as host."""
+    user = quote(database["USER"], safe="")
+    if database["PASSWORD"]:
+        user += ":" + quote(database["PASSWORD"], safe="")
+    address = {"host": database["HOST"], "port": database["PORT"]} | database["OPTIONS"]
+    query = urlencode({name: value for name, value in address.items() if value not in ("", None)}, quote_via=quote)
+    return f"postgresql://{user}@/{quote(database['NAME'], safe='')}?{query}"
