@@ -23,6 +23,7 @@ import hashlib
 import os
 import pwd
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -214,9 +215,11 @@ class EmbeddedPostgres:
     def _create_cluster(self) -> None:
         if self.data_dir.exists():
             return
-        # Made beside its place and moved there when complete, so that a killed initdb leaves nothing that looks usable.
-        unfinished = self.home / "data.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
+        # Made beside its place and moved there when complete, so that what a killed initdb leaves is never used. Under
+        # a name of its own, as an initdb whose parent was killed may still be at work on its.
+        for leftover in self.home.glob("unfinished-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        unfinished = self.home / f"unfinished-{secrets.token_hex(4)}"
         if self.major_version >= 17:  # the same on every platform, whatever locales it has
             locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         else:
