@@ -14,8 +14,8 @@ __all__ = ["DurableJSONField", "GinIndex", "IdentityField", "Index"]
 class DurableJSONField(models.Field):
     """A column of durable values, kept as ``json`` so that the exact text survives.
 
-    ``jsonb`` would sort keys and rewrite numbers (``1e5``, ``-0.0``), and a replay compares what it reads. In Python the
-    field holds the value itself, as ``continuum.values`` decodes it; ``None`` and NULL are the same. There are no
+    ``jsonb`` would sort keys and rewrite numbers (``1e5``, ``-0.0``), and a replay compares what it reads. In Python
+    the field holds the value itself, as ``continuum.values`` decodes it; ``None`` and NULL are the same. There are no
     lookups but ``isnull``: PostgreSQL compares no ``json``, and payloads are not what runs are searched by.
     """
 

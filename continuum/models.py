@@ -320,8 +320,8 @@ class ActivityTask(models.Model):
 class ActivityResult(models.Model):
     """A lasting record, which outlives the run it came from: at most one a command, or a key.
 
-    For a key the row's ``run_id`` is derived from it (``ids.derived``), so that the primary key alone keeps keys unique,
-    also where the tables are distributed by ``run_id``.
+    For a key the row's ``run_id`` is derived from it (``ids.derived``), so that the primary key alone keeps keys
+    unique, also where the tables are distributed by ``run_id``.
     """
 
     class Kind(models.TextChoices):

@@ -1,8 +1,8 @@
 """Month partitions of the history table.
 
-``continuum_events`` is partitioned by range on ``run_id``, with the smallest version 7 ids of each month (UTC) as bounds:
-a run's history sits in the partition of the month in which its id was made, however long it goes on. What has no
-partition yet goes to the default one and loses nothing by it.
+``continuum_events`` is partitioned by range on ``run_id``, with the smallest version 7 ids of each month (UTC) as
+bounds: a run's history sits in the partition of the month in which its id was made, however long it goes on. What has
+no partition yet goes to the default one and loses nothing by it.
 
 Functions here take a DB-API cursor. Each partition is made by one statement, so on a connection in autocommit each is a
 short transaction of its own.

@@ -1,0 +1,125 @@
+"""The migrations, there and back, with rows in the tables."""
+
+from datetime import UTC, datetime
+from importlib import import_module
+from io import StringIO
+from types import SimpleNamespace
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+from django.db.utils import ConnectionHandler
+
+from continuum.ids import uuid7
+from continuum.models import Run
+from continuum.worker.partitions import existing_partitions, partition_name
+
+FIRST, SECOND = [("continuum", "0001_initial")], [("continuum", "0002_namespace_attributes")]
+NOTHING = [("continuum", None)]
+
+
+def migrate(target, database=connection):
+    MigrationExecutor(database).migrate(target)
+
+
+def tables():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT relname FROM pg_class WHERE relname LIKE 'continuum%'")
+        return {name for (name,) in cursor.fetchall()}
+
+
+def columns_of_runs():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT column_name FROM information_schema.columns WHERE table_name = 'continuum_runs'")
+        return {name for (name,) in cursor.fetchall()}
+
+
+@pytest.fixture
+def migrated_back(transactional_db):
+    """Leave the database at the newest migration, whatever the test does."""
+    yield
+    migrate(SECOND)
+
+
+@pytest.fixture
+def sqlite(django_db_blocker):
+    database = ConnectionHandler({"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})["default"]
+    with django_db_blocker.unblock():  # a database of the test's own
+        yield database
+        database.close()
+
+
+def test_models_and_migrations_agree(db):
+    call_command("makemigrations", "continuum", check=True, dry_run=True, stdout=StringIO())
+
+
+@pytest.mark.usefixtures("migrated_back")
+class TestSecondMigration:
+    def test_back_fills_the_rows_that_were_there_and_goes_back_and_forth(self):
+        migrate(FIRST)
+        run_id = uuid7()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO continuum_runs (id, workflow, correlation_id, input) VALUES (%s, 'f', %s, '[1e5]')",
+                [run_id, run_id],
+            )
+        migrate(SECOND)
+        run = Run.objects.get(id=run_id)
+        assert (run.namespace, run.attributes) == ("default", {})
+        assert run in Run.objects.in_namespace("default").with_attributes()
+
+        Run.objects.filter(id=run_id).update(namespace="billing", attributes={"plan": "pro"})
+        migrate(FIRST)
+        assert not {"namespace", "attributes"} & columns_of_runs()
+        assert not any("namespace" in name or "attributes" in name for name in tables())
+
+        migrate(SECOND)
+        run = Run.objects.get(id=run_id)
+        assert (run.namespace, run.attributes, run.input) == ("default", {}, [100000.0])
+
+    def test_the_first_migration_alone_takes_new_runs(self):
+        migrate(FIRST)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO continuum_runs (id, workflow, correlation_id) VALUES (%s, 'f', %s) "
+                "RETURNING state, input::text",
+                [uuid7(), uuid7()],
+            )
+            assert cursor.fetchone() == ("pending", "[]")
+
+
+@pytest.mark.usefixtures("migrated_back")
+class TestFirstMigration:
+    def test_leaves_nothing_behind_when_reversed(self):
+        migrate(NOTHING)
+        assert tables() == set()
+
+    def test_makes_the_partitions_of_this_month_and_the_three_that_follow(self):
+        migrate(NOTHING)
+        migrate(FIRST)
+        now = datetime.now(UTC)
+        months = [divmod(now.year * 12 + now.month - 1 + ahead, 12) for ahead in range(4)]
+        with connection.cursor() as cursor:
+            assert existing_partitions(cursor) == {
+                "continuum_events_default",
+                *(partition_name(year, month + 1) for year, month in months),
+            }
+
+
+class TestOtherDatabases:
+    def test_another_vendor_is_refused_with_a_sentence(self, sqlite):
+        with pytest.raises(ImproperlyConfigured, match=r"needs PostgreSQL 14 or newer.*is SQLite.*database router"):
+            migrate(FIRST, sqlite)
+        assert "continuum_runs" not in sqlite.introspection.table_names()
+
+    def test_an_old_server_is_refused_with_a_sentence(self):
+        old = SimpleNamespace(connection=SimpleNamespace(vendor="postgresql", alias="archive", pg_version=130014))
+        with pytest.raises(ImproperlyConfigured, match="'archive' is PostgreSQL 13"):
+            import_module("continuum.migrations.0001_initial").require_postgresql(None, old)
+
+    def test_a_router_keeps_the_tables_out_of_a_database(self, sqlite, settings):
+        settings.DATABASE_ROUTERS = [SimpleNamespace(allow_migrate=lambda db, app_label, **hints: False)]
+        migrate(SECOND, sqlite)
+        assert sqlite.introspection.table_names() == ["django_migrations"]
