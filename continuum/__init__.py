@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
     )
     from continuum.core.activity_context import (
         ActivityInfo as ActivityInfo,
+        NotInActivityError as NotInActivityError,
         activity_info as activity_info,
     )
     from continuum.core.definitions import (
@@ -108,6 +109,7 @@ _MODULES = {
     ),
     "continuum.core.activity_context": (
         "ActivityInfo",
+        "NotInActivityError",
         "activity_info",
     ),
     "continuum.client": (

@@ -12,37 +12,16 @@ from typing import Any
 from uuid import UUID
 
 __all__ = [
-    "ActivityCancelledError",
-    "ActivityError",
-    "ActivityTimeoutError",
-    "AlreadyStartedError",
-    "ChildError",
-    "ContinuumError",
-    "DurableValueError",
-    "InvalidQueryError",
-    "NonDeterminismError",
-    "NonRetryableError",
-    "NotInWorkflowError",
-    "PoisonRunError",
-    "ReplayDriftError",
-    "RetryAfterError",
-    "RunCancelledError",
-    "RunFailedError",
-    "RunNotActiveError",
-    "RunNotFoundError",
-    "RunStateError",
-    "SignalRefusedError",
-    "SignalTimeoutError",
-    "UnknownActivityError",
-    "UnknownWorkflowError",
-]
+    "ActivityCancelledError", "ActivityError", "ActivityTimeoutError", "AlreadyStartedError", "ChildError",
+    "ContinuumError", "DurableValueError", "InvalidQueryError", "NonDeterminismError", "NonRetryableError",
+    "NotInWorkflowError", "PoisonRunError", "ReplayDriftError", "RetryAfterError", "RunCancelledError",
+    "RunFailedError", "RunNotActiveError", "RunNotFoundError", "RunStateError", "SignalRefusedError",
+    "SignalTimeoutError", "UnknownActivityError", "UnknownWorkflowError",
+]  # fmt: skip
 
 
 class ContinuumError(Exception):
     """Base of every error of this package."""
-
-
-# Values
 
 
 class DurableValueError(ContinuumError, TypeError):
@@ -55,14 +34,10 @@ class DurableValueError(ContinuumError, TypeError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
+        self.path, self.reason = path, reason
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
-
-
-# Definitions
 
 
 class _UnknownNameError(ContinuumError, LookupError):
@@ -131,10 +106,7 @@ class ReplayDriftError(ContinuumError):
 
     def __init__(self, run: UUID | str | None, position: str, history: str, code: str) -> None:
         super().__init__(run, position, history, code)
-        self.run = run
-        self.position = position
-        self.history = history
-        self.code = code
+        self.run, self.position, self.history, self.code = run, position, history, code
 
     def __str__(self) -> str:
         run = f"run {self.run}" if self.run else "the run"
@@ -157,8 +129,7 @@ class SignalTimeoutError(ContinuumError, TimeoutError):
 
     def __init__(self, name: str, timeout: float | None = None) -> None:
         super().__init__(name, timeout)
-        self.name = name
-        self.timeout = timeout
+        self.name, self.timeout = name, timeout
 
     def __str__(self) -> str:
         within = "in time" if self.timeout is None else f"within {self.timeout:g} seconds"
@@ -178,11 +149,7 @@ class ActivityError(ContinuumError):
 
     def __init__(self, activity: str, attempts: int, type: str, message: str, details: Any = None) -> None:
         super().__init__(activity, attempts, type, message, details)
-        self.activity = activity
-        self.attempts = attempts
-        self.type = type
-        self.message = message
-        self.details = details
+        self.activity, self.attempts, self.type, self.message, self.details = activity, attempts, type, message, details
 
     def __str__(self) -> str:
         times = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
@@ -231,8 +198,7 @@ class NonRetryableError(ContinuumError):
 
     def __init__(self, message: str = "", details: Any = None) -> None:
         super().__init__(message, details)
-        self.message = message
-        self.details = details
+        self.message, self.details = message, details
 
     def __str__(self) -> str:
         return self.message
@@ -275,8 +241,7 @@ class ActivityTimeoutError(ContinuumError, TimeoutError):
 
     def __init__(self, activity: str, timeout: float) -> None:
         super().__init__(activity, timeout)
-        self.activity = activity
-        self.timeout = timeout
+        self.activity, self.timeout = activity, timeout
 
     def __str__(self) -> str:
         return f"{self.activity} did not finish within {self.timeout:g} seconds"
@@ -296,9 +261,7 @@ class AlreadyStartedError(ContinuumError):
 
     def __init__(self, run_id: UUID, workflow: str = "", key: str = "") -> None:
         super().__init__(run_id, workflow, key)
-        self.run_id = run_id
-        self.workflow = workflow
-        self.key = key
+        self.run_id, self.workflow, self.key = run_id, workflow, key
 
     def __str__(self) -> str:
         what = f"{self.workflow} with idempotency key {self.key!r}" if self.workflow else "a run with this key"
@@ -331,9 +294,7 @@ class RunStateError(ContinuumError):
 
     def __init__(self, run_id: UUID, state: str, needed: str = "") -> None:
         super().__init__(run_id, state, needed)
-        self.run_id = run_id
-        self.state = state
-        self.needed = needed
+        self.run_id, self.state, self.needed = run_id, state, needed
 
     def __str__(self) -> str:
         return f"run {self.run_id} is {self.state}" + (f", not {self.needed}" if self.needed else "")
@@ -362,9 +323,7 @@ class SignalRefusedError(ContinuumError):
 
     def __init__(self, run_id: UUID, name: str, reason: str) -> None:
         super().__init__(run_id, name, reason)
-        self.run_id = run_id
-        self.name = name
-        self.reason = reason
+        self.run_id, self.name, self.reason = run_id, name, reason
 
     def __str__(self) -> str:
         return f"run {self.run_id} refused signal {self.name!r}: {self.reason}"
@@ -398,8 +357,7 @@ class RunCancelledError(ContinuumError):
 
     def __init__(self, run_id: UUID, reason: str = "") -> None:
         super().__init__(run_id, reason)
-        self.run_id = run_id
-        self.reason = reason
+        self.run_id, self.reason = run_id, reason
 
     def __str__(self) -> str:
         return f"run {self.run_id} was cancelled" + (f": {self.reason}" if self.reason else "")
@@ -415,8 +373,7 @@ class PoisonRunError(ContinuumError):
 
     def __init__(self, run_id: UUID | str, recoveries: int) -> None:
         super().__init__(run_id, recoveries)
-        self.run_id = run_id
-        self.recoveries = recoveries
+        self.run_id, self.recoveries = run_id, recoveries
 
     def __str__(self) -> str:
         return (
@@ -427,13 +384,6 @@ class PoisonRunError(ContinuumError):
 
 class InvalidQueryError(ContinuumError, ValueError):
     """A query cannot be answered; the message names the offending condition."""
-
-
-# Control flow. It derives from BaseException, so that user code which catches Exception does not swallow it.
-
-
-class LeaseLost(BaseException):
-    """This worker no longer owns the run: whatever it was doing for it must stop, and may record nothing."""
 
 
 def _described(type: str, message: str) -> str:

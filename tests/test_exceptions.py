@@ -15,7 +15,6 @@ from continuum.exceptions import (
     ContinuumError,
     DurableValueError,
     InvalidQueryError,
-    LeaseLost,
     NonDeterminismError,
     NonRetryableError,
     NotInWorkflowError,
@@ -117,10 +116,6 @@ def test_every_public_error_is_a_continuum_error():
 )
 def test_error_can_be_caught_as_the_builtin_one_expects(error, builtin):
     assert issubclass(error, builtin)
-
-
-def test_user_code_that_catches_exception_does_not_swallow_a_lost_lease():
-    assert not issubclass(LeaseLost, Exception)
 
 
 def test_retry_delay_is_kept_in_seconds():
