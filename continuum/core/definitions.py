@@ -1,0 +1,446 @@
+"""What users declare: workflows, activities, retry policies, and the registry that finds them by name."""
+
+from __future__ import annotations
+
+import inspect
+from asyncio import _get_running_loop
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property, update_wrapper
+from typing import Any, Literal
+
+from continuum import values
+from continuum.core.durations import seconds
+from continuum.core.effects import Effect, in_workflow
+from continuum.core.versions import source_hash
+from continuum.exceptions import NotInWorkflowError, UnknownActivityError, UnknownWorkflowError
+
+__all__ = ["ActivityDefinition", "Registry", "Retry", "WorkflowDefinition", "activity", "registry", "workflow"]
+
+_DEFAULT_RETENTION = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how fast an activity is tried again.
+
+    Args:
+        max_attempts: attempts in all, the first included; at least 1.
+        backoff: ``"exponential"`` multiplies the delay by ``factor`` after each attempt, ``"constant"`` keeps it.
+        base: delay before the second attempt, in seconds (or a timedelta).
+        factor: growth of the delay, at least 1.
+        jitter: part of the delay that is random, from 0 (none) to 1 (anything between nothing and twice the delay).
+        max_delay: longest delay, in seconds (or a timedelta).
+        non_retryable: exception classes, or their names, that end the attempts at once. Subclasses count.
+
+    Raises:
+        ValueError: a figure is out of range.
+        TypeError: a figure is of the wrong type.
+    """
+
+    max_attempts: int = 1
+    backoff: Literal["exponential", "constant"] = "exponential"
+    base: float = 1.0
+    factor: float = 2.0
+    jitter: float = 0.0
+    max_delay: float = 60.0
+    non_retryable: tuple[type[BaseException] | str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if type(self.max_attempts) is not int:
+            raise TypeError(f"Retry.max_attempts must be an int, not {self.max_attempts!r}")
+        if self.max_attempts < 1:
+            raise ValueError(f"Retry.max_attempts must be at least 1, not {self.max_attempts}")
+        if self.backoff not in ("exponential", "constant"):
+            raise ValueError(f"Retry.backoff must be 'exponential' or 'constant', not {self.backoff!r}")
+        object.__setattr__(self, "base", seconds(self.base, "Retry.base"))
+        object.__setattr__(self, "max_delay", seconds(self.max_delay, "Retry.max_delay"))
+        for name, low, high in (("factor", 1.0, float("inf")), ("jitter", 0.0, 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"Retry.{name} must be a number, not {value!r}")
+            if not low <= value <= high or value == float("inf"):
+                raise ValueError(f"Retry.{name} must be between {low:g} and {high:g}, not {value!r}")
+        entries = self.non_retryable
+        if isinstance(entries, str | type) or not isinstance(entries, Iterable):
+            entries = (entries,)
+        entries = tuple(entries)
+        for entry in entries:
+            if not isinstance(entry, str) and not (isinstance(entry, type) and issubclass(entry, BaseException)):
+                raise TypeError(f"Retry.non_retryable holds exception classes or their names, not {entry!r}")
+        object.__setattr__(self, "non_retryable", entries)
+
+    def delay(self, attempt: int, randomness: float = 0.5) -> float:
+        """Return the seconds to wait after failed attempt number ``attempt`` (from 1).
+
+        ``randomness`` in [0, 1) spreads the delay by ``jitter``; 0.5 leaves it as it is.
+        """
+        if self.backoff == "constant":
+            delay = self.base
+        else:
+            try:
+                delay = self.base * float(self.factor) ** (attempt - 1)
+            except OverflowError:
+                delay = self.max_delay
+        delay = min(delay, self.max_delay)
+        return min(delay * (1 + self.jitter * (2 * randomness - 1)), self.max_delay)
+
+    def allows(self, exc: BaseException) -> bool:
+        """Tell whether this policy would retry after ``exc``, leaving the number of attempts aside."""
+        for entry in self.non_retryable:
+            if isinstance(entry, str):
+                if any(entry in (c.__name__, f"{c.__module__}.{c.__qualname__}") for c in type(exc).__mro__):
+                    return False
+            elif isinstance(exc, entry):
+                return False
+        return True
+
+
+class _Definition:
+    """What workflows and activities share: a function, its name, and its signature checked once."""
+
+    kind = "function"
+
+    def __init__(self, fn: Callable[..., Any], name: str | None) -> None:
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ValueError(f"the name of a {self.kind} must be a non-empty string, not {name!r}")
+        self.fn = fn
+        self.name = name or f"{fn.__module__}.{fn.__qualname__}"
+        update_wrapper(self, fn)
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        return inspect.signature(self.fn)
+
+    @cached_property
+    def returns(self) -> Any:
+        """The return annotation, resolved, or None where there is none that helps."""
+        return values.return_annotation(self.fn)
+
+    @cached_property
+    def parameters(self) -> Any:
+        """The parameter annotations, resolved, as ``continuum.values`` understands them."""
+        return values.parameter_annotations(self.fn)
+
+    @cached_property
+    def _positional(self) -> tuple[int, int]:
+        """Fewest and most plain positional arguments that need no closer look."""
+        least = most = 0
+        for parameter in self.signature.parameters.values():
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                most += 1
+                if parameter.default is parameter.empty:
+                    least = most
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                most = 1 << 30
+            elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+                return 1, 0  # never plain: bind() has to see it
+        return least, most
+
+    def bind_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Check arguments against the signature; return them as positional ones where they can be.
+
+        So ``f(1, b=2)`` and ``f(1, 2)`` are the same call, in the journal too.
+
+        Raises:
+            TypeError: they do not fit; the message names the function and the argument.
+        """
+        least, most = self._positional
+        if not kwargs and least <= len(args) <= most:
+            return list(args), {}
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as exc:
+            raise TypeError(f"{self.name}(): {exc}") from None
+        return list(bound.args), dict(bound.kwargs)
+
+    def encode_arguments(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, path: str = "input", max_bytes: int | None = None
+    ) -> str:
+        """Return the JSON text of a call's arguments: an array, or ``{"args", "kwargs"}`` with keyword-only ones.
+
+        Raises:
+            TypeError: they do not fit the signature.
+            DurableValueError: one of them cannot be journaled; the path names it, such as ``input[0].lines[3]``.
+        """
+        positional, keywords = self.bind_arguments(args, kwargs)
+        annotations = self.parameters
+        parts = [
+            values.encode(value, annotations.at(index), path=f"{path}[{index}]", max_bytes=max_bytes)
+            for index, value in enumerate(positional)
+        ]
+        text = f"[{','.join(parts)}]"
+        if keywords:
+            named = ",".join(
+                f"{values.encode(key)}:{values.encode(value, annotations.named(key), path=f'{path}.{key}', max_bytes=max_bytes)}"
+                for key, value in sorted(keywords.items())
+            )
+            text = f'{{"args":{text},"kwargs":{{{named}}}}}'
+        return text
+
+    def decode_arguments(self, text: str) -> tuple[list[Any], dict[str, Any]]:
+        """The inverse of :meth:`encode_arguments`: fresh values, restored by the parameters' annotations."""
+        raw = values.parse(text)
+        annotations = self.parameters
+        keywords: dict[str, Any] = {}
+        if isinstance(raw, dict):
+            keywords = {key: values.restore(value, annotations.named(key)) for key, value in raw["kwargs"].items()}
+            raw = raw["args"]
+        return [values.restore(value, annotations.at(index)) for index, value in enumerate(raw)], keywords
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}>"
+
+
+class WorkflowDefinition(_Definition):
+    """A durable ``async def`` function. Made by :func:`workflow`.
+
+    Attributes:
+        fn: the function itself.
+        name: the name runs are stored under.
+        version: the number the author gave.
+        version_hash: fingerprint of the source, see :func:`continuum.core.versions.source_hash`.
+        retention: how long a finished run is kept, or None for ever.
+        signals: declared signals as name → type, or None when any signal is welcome.
+    """
+
+    kind = "workflow"
+
+    def __init__(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, Any]],
+        *,
+        name: str | None = None,
+        version: int = 1,
+        retention: timedelta | None = _DEFAULT_RETENTION,
+        signals: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not inspect.iscoroutinefunction(fn):
+            raise TypeError(f"a workflow must be an async def function, which {_describe(fn)} is not")
+        if type(version) is not int or not 1 <= version < 2**31:
+            raise ValueError(f"version must be a positive int, not {version!r}")
+        if retention is not None:
+            if not isinstance(retention, timedelta):
+                raise TypeError(f"retention must be a timedelta or None, not {retention!r}")
+            if retention < timedelta(0):
+                raise ValueError(f"retention must not be negative, not {retention!r}")
+        if signals is not None and not (isinstance(signals, Mapping) and all(isinstance(k, str) for k in signals)):
+            raise TypeError(f"signals must map names to types, not {signals!r}")
+        super().__init__(fn, name)
+        self.version = version
+        self.retention = retention
+        self.signals = None if signals is None else dict(signals)
+
+    @cached_property
+    def version_hash(self) -> str:
+        return source_hash(self.fn)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not in_workflow():
+            raise NotInWorkflowError(
+                f"{self.name} is a workflow: start a run of it with continuum.start({self.__name__}, ...), or run the "
+                f"plain function in a unit test with {self.__name__}.call(...)"
+            )
+        raise NotInWorkflowError(f"{self.name}: calling a workflow from a workflow is not supported by this version")
+
+    def call(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Call the plain coroutine function, for unit tests: nothing is durable."""
+        return self.fn(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityOptions:
+    """What may differ from call to call. ``timeout`` is in seconds, None for no limit."""
+
+    retry: Retry = field(default_factory=Retry)
+    timeout: float | None = None
+
+
+class ActivityDefinition(_Definition):
+    """A function that does real work on behalf of a run. Made by :func:`activity`.
+
+    Calling it inside a workflow makes an effect: await it, or wrap it in a task, to run the activity.
+    """
+
+    kind = "activity"
+
+    def __init__(self, fn: Callable[..., Any], *, name: str | None = None, options: ActivityOptions) -> None:
+        if not callable(fn) or isinstance(fn, type):
+            raise TypeError(f"an activity must be a function, which {_describe(fn)} is not")
+        super().__init__(fn, name)
+        self.default_options = options
+        self.is_async = inspect.iscoroutinefunction(fn)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Effect:
+        return self._effect(self.default_options, args, kwargs)
+
+    def _effect(self, options: ActivityOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Effect:
+        loop = _get_running_loop()
+        if not in_workflow(loop):
+            raise NotInWorkflowError(
+                f"{self.name} is an activity: await it inside a workflow, or run the plain function with "
+                f"{self.__name__}.call(...); a workflow is started with continuum.start(...)"
+            )
+        return Effect(loop.execution, "activity", self.name, self, args, kwargs, options)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the plain function, for unit tests: no journal, no retries."""
+        return self.fn(*args, **kwargs)
+
+    def options(self, **overrides: Any) -> Callable[..., Effect]:
+        """Return a callable that runs this activity with other options for one call.
+
+        Args:
+            retry: a :class:`Retry`.
+            timeout: seconds or timedelta per attempt, or None.
+
+        Raises:
+            TypeError: an option that does not exist.
+        """
+        changed = _activity_options(self.default_options, overrides, f"{self.__name__}.options()")
+
+        def call(*args: Any, **kwargs: Any) -> Effect:
+            return self._effect(changed, args, kwargs)
+
+        return update_wrapper(call, self.fn)
+
+
+def _activity_options(base: ActivityOptions, given: Mapping[str, Any], where: str) -> ActivityOptions:
+    unknown = set(given) - {"retry", "timeout"}
+    if unknown:
+        raise TypeError(f"{where} has no option {', '.join(sorted(unknown))} in this version; it takes retry, timeout")
+    retry = given.get("retry", base.retry)
+    if not isinstance(retry, Retry):
+        raise TypeError(f"{where}: retry must be a Retry, not {retry!r}")
+    timeout = given.get("timeout", base.timeout)
+    if timeout is not None:
+        timeout = seconds(timeout, "timeout")
+        if timeout <= 0:
+            raise ValueError(f"{where}: timeout must be more than 0 seconds, not {timeout:g}")
+    return ActivityOptions(retry, timeout)
+
+
+class Registry:
+    """Definitions by name. Decorators fill it when modules are imported."""
+
+    def __init__(self) -> None:
+        self._workflows: dict[str, dict[int, WorkflowDefinition]] = {}
+        self._activities: dict[str, ActivityDefinition] = {}
+
+    def add_workflow(self, definition: WorkflowDefinition) -> None:
+        versions = self._workflows.setdefault(definition.name, {})
+        self._refuse_other(versions.get(definition.version), definition)
+        versions[definition.version] = definition
+
+    def add_activity(self, definition: ActivityDefinition) -> None:
+        self._refuse_other(self._activities.get(definition.name), definition)
+        self._activities[definition.name] = definition
+
+    @staticmethod
+    def _refuse_other(known: _Definition | None, new: _Definition) -> None:
+        # The same function again is a reload; two different functions under one name would be a guess later on.
+        if known is not None and (known.fn.__module__, known.fn.__qualname__) != (
+            new.fn.__module__,
+            new.fn.__qualname__,
+        ):
+            raise ValueError(
+                f"two functions want to be the {new.kind} {new.name!r}: {_describe(known.fn)} and {_describe(new.fn)}"
+            )
+
+    def workflow(self, name: str, version: int | None = None) -> WorkflowDefinition:
+        """Return the workflow of that name: that version, or the highest where it is not loaded or not given.
+
+        Raises:
+            UnknownWorkflowError: no workflow of that name is loaded; the message lists those that are.
+        """
+        versions = self._workflows.get(name)
+        if not versions:
+            raise UnknownWorkflowError(name, sorted(self._workflows))
+        return versions.get(version) or versions[max(versions)]
+
+    def activity(self, name: str) -> ActivityDefinition:
+        """Return the activity of that name.
+
+        Raises:
+            UnknownActivityError: it is not loaded; the message lists those that are.
+        """
+        try:
+            return self._activities[name]
+        except KeyError:
+            raise UnknownActivityError(name, sorted(self._activities)) from None
+
+    def workflows(self) -> list[WorkflowDefinition]:
+        """Every loaded workflow, by name and version."""
+        return [versions[v] for _, versions in sorted(self._workflows.items()) for v in sorted(versions)]
+
+    def activities(self) -> list[ActivityDefinition]:
+        """Every loaded activity, by name."""
+        return [self._activities[name] for name in sorted(self._activities)]
+
+
+#: The registry of this process.
+registry = Registry()
+
+
+def workflow(
+    fn: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    version: int = 1,
+    retention: timedelta | None = _DEFAULT_RETENTION,
+    signals: Mapping[str, Any] | None = None,
+) -> Any:
+    """Declare a durable workflow. Usable bare or called.
+
+    Args:
+        name: the name runs are stored under; ``"<module>.<qualname>"`` unless given.
+        version: a number of the author's choosing, at least 1.
+        retention: how long a finished run is kept; None keeps it for ever.
+        signals: name → payload type. Given, it closes the signal surface: other names and types are refused.
+
+    Returns:
+        WorkflowDefinition: what :func:`continuum.start` takes.
+
+    Raises:
+        TypeError: the function is no ``async def``, or an argument is of the wrong type.
+        ValueError: an argument is out of range, or the name is taken by another function.
+    """
+
+    def declare(function: Callable[..., Any]) -> WorkflowDefinition:
+        definition = WorkflowDefinition(function, name=name, version=version, retention=retention, signals=signals)
+        registry.add_workflow(definition)
+        return definition
+
+    return declare if fn is None else declare(fn)
+
+
+def activity(fn: Callable[..., Any] | None = None, *, name: str | None = None, **options: Any) -> Any:
+    """Declare an activity: a ``def`` or ``async def`` that does real work and runs at least once.
+
+    Args:
+        name: the name it is journaled under; ``"<module>.<qualname>"`` unless given.
+        retry: a :class:`Retry`; one attempt unless given.
+        timeout: seconds or timedelta one attempt may take; no limit unless given.
+
+    Returns:
+        ActivityDefinition: call it inside a workflow.
+
+    Raises:
+        TypeError: not a function, or an option that does not exist or is of the wrong type.
+        ValueError: an option is out of range, or the name is taken by another function.
+    """
+    chosen = _activity_options(ActivityOptions(), options, "@activity")
+
+    def declare(function: Callable[..., Any]) -> ActivityDefinition:
+        definition = ActivityDefinition(function, name=name, options=chosen)
+        registry.add_activity(definition)
+        return definition
+
+    return declare if fn is None else declare(fn)
+
+
+def _describe(fn: Any) -> str:
+    name = getattr(fn, "__qualname__", None)
+    return f"{fn.__module__}.{name}" if name else repr(fn)
+

@@ -1,0 +1,67 @@
+"""What a run's journal is made of: events, and the identity of the command an event answers."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+__all__ = ["DECISIONS", "TERMINAL", "Event", "EventType", "fingerprint"]
+
+
+class EventType:
+    """Names of event types as they stand in ``continuum_events.type``."""
+
+    ACTIVITY_COMPLETED = "activity_completed"
+    ACTIVITY_FAILED = "activity_failed"
+    ACTIVITY_RETRIED = "activity_retried"
+    TIMER_FIRED = "timer_fired"
+    SIGNAL_RECEIVED = "signal_received"
+    CANCEL_REQUESTED = "cancel_requested"
+    SIDE_EFFECT = "side_effect"
+    PATCHED = "patched"
+    RUN_COMPLETED = "run_completed"
+    RUN_FAILED = "run_failed"
+    RUN_CANCELLED = "run_cancelled"
+
+
+#: Events the code decides while it runs, as opposed to what reaches it from outside. In a replay they are looked up
+#: at the place that made them, never delivered.
+DECISIONS = frozenset({EventType.SIDE_EFFECT, EventType.PATCHED})
+
+#: Events that end a run. Nothing follows them.
+TERMINAL = frozenset({EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED})
+
+
+class Event(NamedTuple):
+    """One journal record.
+
+    Attributes:
+        seq: place in the run's history, from 1, without gaps.
+        type: one of :class:`EventType`.
+        command_id: identity of the command it answers (``"0.2:3"``), or None.
+        name: activity, signal or patch name, or None.
+        data: JSON text of an object.
+        time_us: when it was recorded, integer microseconds since the epoch, UTC. Never falls within a run.
+    """
+
+    seq: int
+    type: str
+    command_id: str | None
+    name: str | None
+    data: str
+    time_us: int
+
+
+#: Arguments up to this many bytes are journaled as they are, which a person can read; longer ones as a hash.
+_INLINE_ARGUMENTS = 64
+
+
+def fingerprint(arguments: str) -> str:
+    """Return what the journal keeps of a command's arguments, as JSON text.
+
+    Short arguments stand for themselves; of longer ones a 64-bit BLAKE2b hash is kept, as the string ``"#<hex>"``.
+    An argument list is always a JSON array or object, so that the two cannot be confused.
+    """
+    if len(arguments) <= _INLINE_ARGUMENTS:
+        return arguments
+    return f'"#{blake2b(arguments.encode(), digest_size=8).hexdigest()}"'

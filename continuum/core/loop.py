@@ -1,0 +1,282 @@
+"""A small deterministic asyncio event loop, driven from outside.
+
+It has no selector and no clock of its own: it runs callbacks in the order they were scheduled until none is left, and
+then returns. Time is the time of the event last delivered; a timer is a command of the run, so that it is durable.
+The worker's own loop drives many of these from a plain callback, by swapping the thread's running loop for as long as
+a drain takes. (From a plain callback only: since Python 3.14 a thread has one current task.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from asyncio import _get_running_loop, _set_running_loop
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any
+
+from continuum.exceptions import NonDeterminismError
+
+__all__ = ["DeterministicLoop", "Handle", "RunTask", "Scope"]
+
+logger = logging.getLogger("continuum.run")
+
+_WAIT_FOR = asyncio.wait_for.__code__
+
+
+class Scope:
+    """The identity of a task within its run: its path, and how many tasks, effects and draws it has made."""
+
+    __slots__ = ("draws", "effects", "path", "tasks")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.tasks = 0
+        self.effects = 0
+        self.draws = 0
+
+
+class RunTask(asyncio.Task):  # type: ignore[type-arg]
+    """A task of a run. Hashes by creation order, so that a set of tasks iterates alike in every process."""
+
+    scope: Scope
+    serial: int = 0
+
+    def __hash__(self) -> int:
+        return self.serial
+
+
+class Handle:
+    """A scheduled callback; what ``call_soon`` returns."""
+
+    __slots__ = ("_args", "_callback", "_cancelled", "_context")
+
+    def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+
+class TimerHandle(Handle):
+    """A durable timer as asyncio sees it. Cancelling it abandons the command."""
+
+    __slots__ = ("_loop", "_when", "command")
+
+    def __init__(
+        self, loop: DeterministicLoop, when: float, callback: Callable[..., Any], args: tuple[Any, ...], context: Context
+    ) -> None:
+        super().__init__(callback, args, context)
+        self._loop = loop
+        self._when = when
+        self.command: Any = None
+
+    def when(self) -> float:
+        return self._when
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            if self.command is not None:
+                self._loop.execution.abandon(self.command)
+
+
+class DeterministicLoop(asyncio.AbstractEventLoop):
+    """The event loop of one run.
+
+    Args:
+        execution: the run's :class:`~continuum.core.execution.Execution`, which is told of timers.
+    """
+
+    def __init__(self, execution: Any) -> None:
+        self.execution = execution
+        self.time_us = 0
+        self.closing = False
+        self.tasks: list[RunTask] = []
+        self._ready: deque[Handle] = deque()
+        self._serial = 0
+        self._outside = Scope("~")  # for what is created by a callback, outside any task
+
+    # -- driving ------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Run callbacks until none is ready."""
+        ready = self._ready
+        outer = _get_running_loop()
+        hooks = sys.get_asyncgen_hooks()
+        _set_running_loop(self)
+        # The outer loop must not adopt the run's async generators: it would finalize them as tasks of its own.
+        sys.set_asyncgen_hooks(None, None)
+        try:
+            while ready:
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    handle._context.run(handle._callback, *handle._args)
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+            _set_running_loop(outer)
+
+    def close_tasks(self) -> None:
+        """Close every unfinished coroutine of the run, newest first, without recording anything."""
+        self.closing = True
+        self._ready.clear()
+        outer = _get_running_loop()
+        _set_running_loop(self)
+        try:
+            for task in reversed(self.tasks):
+                if not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    _close(task.get_coro())
+        finally:
+            _set_running_loop(outer)
+            self._ready.clear()
+            self.tasks.clear()
+
+    # -- what tasks and futures use -----------------------------------------------------------------------------
+
+    def time(self) -> float:
+        return self.time_us / 1e6
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Handle:
+        handle = Handle(callback, args, copy_context() if context is None else context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> TimerHandle:
+        return self._timer(max(0, round(delay * 1e6)), callback, args, context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> TimerHandle:
+        return self._timer(max(0, round(when * 1e6) - self.time_us), callback, args, context)
+
+    def _timer(
+        self, delay_us: int, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None
+    ) -> TimerHandle:
+        when = (self.time_us + delay_us) / 1e6
+        handle = TimerHandle(self, when, callback, args, copy_context() if context is None else context)
+        if not self.closing:
+            handle.command = self.execution.start_timer(delay_us, handle)
+        return handle
+
+    def fire(self, handle: TimerHandle) -> None:
+        """Schedule the callback of a timer that is due."""
+        if not handle._cancelled:
+            handle._cancelled = True  # from now on cancelling it has nothing to abandon
+            self.call_soon(handle._callback, *handle._args, context=handle._context)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None, **_: Any) -> Any:
+        if self.closing:
+            _close(coro)
+            refused = self.create_future()
+            refused.cancel()
+            return refused
+        scope = self._new_scope()
+        task = RunTask(coro, loop=self, name=scope.path if name is None else name, context=context)
+        task.scope = scope
+        self._serial += 1
+        task.serial = self._serial
+        self.tasks.append(task)
+        if len(self.tasks) > 64 and len(self.tasks) & (len(self.tasks) - 1) == 0:
+            self.tasks = [t for t in self.tasks if not t.done()]
+        return task
+
+    def scope(self) -> Scope:
+        """The scope of the task that is running, or the run's outer one."""
+        task = asyncio.current_task(self)
+        return self._outside if task is None else task.scope  # type: ignore[attr-defined]
+
+    def next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+    def _new_scope(self) -> Scope:
+        parent = self.scope()
+        # wait_for wraps what it waits for in a task on Python 3.11 and does not on later ones. The wrapper shares
+        # the identity of the task that waits, so that a history is good on every version.
+        frame: Any = sys._getframe(2)
+        for _ in range(3):
+            if frame is None:
+                break
+            if frame.f_code is _WAIT_FOR:
+                return parent
+            frame = frame.f_back
+        if not self._serial:
+            return Scope("0")
+        parent.tasks += 1
+        return Scope(f"{parent.path}.{parent.tasks}")
+
+    def get_debug(self) -> bool:
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        pass
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return self.closing
+
+    def get_task_factory(self) -> None:
+        return None
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if not self.closing:
+            logger.warning(
+                "run %s: %s", self.execution.run.id, context.get("message"), exc_info=context.get("exception")
+            )
+
+    default_exception_handler = call_exception_handler
+
+    def _timer_handle_cancelled(self, handle: Any) -> None:
+        pass
+
+
+def _close(coro: Any) -> None:
+    # Code that awaits in a finally block swallows one GeneratorExit and has to be told again.
+    for _ in range(100):
+        try:
+            coro.close()
+        except RuntimeError:
+            continue
+        except BaseException:
+            logger.debug("a workflow raised while it was being released", exc_info=True)
+        return
+
+
+def _refuse(name: str) -> Callable[..., Any]:
+    def refused(self: DeterministicLoop, *args: Any, **kwargs: Any) -> Any:
+        raise NonDeterminismError(
+            f"loop.{name}() is not available in a workflow: its result would differ from replay to replay. "
+            "Do the work in an activity."
+        )
+
+    refused.__name__ = name
+    return refused
+
+
+for _name in (
+    "call_soon_threadsafe run_in_executor set_default_executor getaddrinfo getnameinfo create_connection "
+    "create_server create_unix_connection create_unix_server create_datagram_endpoint connect_accepted_socket "
+    "start_tls sendfile sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto "
+    "sock_connect sock_accept sock_sendfile connect_read_pipe connect_write_pipe subprocess_shell subprocess_exec "
+    "add_reader remove_reader add_writer remove_writer add_signal_handler remove_signal_handler run_forever "
+    "run_until_complete stop close shutdown_asyncgens shutdown_default_executor set_task_factory "
+    "set_exception_handler get_exception_handler"
+).split():
+    setattr(DeterministicLoop, _name, _refuse(_name))
+DeterministicLoop.__abstractmethods__ = frozenset()

@@ -1,0 +1,97 @@
+"""Claiming: taking runs that nobody owns, with their history and their mail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psycopg
+
+from continuum.core.execution import RunIdentity
+from continuum.core.history import Event
+from continuum.worker.arrays import plain_array
+from continuum.worker.live import Message
+from continuum.worker.sql import load
+
+__all__ = ["ClaimedRun", "claim_due", "claim_mail", "load_histories", "owned_by", "unread_of_runs", "unread_of_worker"]
+
+# Events read at once: a bound on memory, and on how long one query keeps the connection.
+_RUNS_PER_LOAD = 50
+
+
+class ClaimedRun(NamedTuple):
+    """A run just claimed. Times in microseconds since the epoch; ``input`` is JSON text."""
+
+    identity: RunIdentity
+    token: int
+    workflow: str
+    version: int
+    version_hash: str
+    input: str
+    claimed_us: int
+    deadline_us: int | None
+    is_new: bool
+
+
+async def claim_due(
+    connection: psycopg.AsyncConnection[Any], worker_id: int, workflows: list[str], limit: int
+) -> list[ClaimedRun]:
+    """Claim up to ``limit`` runs whose time has come."""
+    return await _claim(connection, "claim_due", worker_id, workflows, limit)
+
+
+async def claim_mail(
+    connection: psycopg.AsyncConnection[Any], worker_id: int, workflows: list[str], limit: int
+) -> list[ClaimedRun]:
+    """Claim up to ``limit`` runs that have mail."""
+    return await _claim(connection, "claim_mail", worker_id, workflows, limit)
+
+
+async def _claim(
+    connection: psycopg.AsyncConnection[Any], statement: str, worker_id: int, workflows: list[str], limit: int
+) -> list[ClaimedRun]:
+    cursor = await connection.execute(
+        load(statement), {"worker": worker_id, "workflows": workflows, "limit": limit}, prepare=True
+    )
+    return [_claimed(row) for row in await cursor.fetchall()]
+
+
+async def owned_by(connection: psycopg.AsyncConnection[Any], worker_id: int) -> list[ClaimedRun]:
+    """Return every run a worker owns."""
+    cursor = await connection.execute(load("claimed_by_worker"), {"worker": worker_id})
+    return [_claimed(row) for row in await cursor.fetchall()]
+
+
+def _claimed(row: tuple[Any, ...]) -> ClaimedRun:
+    (run_id, token, workflow, version, version_hash, namespace, input_, parent, seed, started, claimed, deadline, new) = row
+    identity = RunIdentity(run_id, namespace, version, parent, started, seed)
+    return ClaimedRun(identity, token, workflow, version, version_hash, input_, claimed, deadline, new)
+
+
+async def load_histories(
+    connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]
+) -> dict[UUID, list[Event]]:
+    """Return the events of each run, in order."""
+    histories: dict[UUID, list[Event]] = {}
+    ids = [run_id.hex for run_id in run_ids]
+    for start in range(0, len(ids), _RUNS_PER_LOAD):
+        cursor = await connection.execute(
+            load("history_load"), {"run_ids": plain_array(ids[start : start + _RUNS_PER_LOAD])}, prepare=True
+        )
+        for run_id, *fields in await cursor.fetchall():
+            histories.setdefault(run_id, []).append(Event(*fields))
+    return histories
+
+
+async def unread_of_runs(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> list[Message]:
+    """Return the unread messages of these runs, oldest first."""
+    parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
+    cursor = await connection.execute(load("inbox_of_runs"), parameters, prepare=True)
+    return [Message(*row) for row in await cursor.fetchall()]
+
+
+async def unread_of_worker(connection: psycopg.AsyncConnection[Any], worker_id: int, limit: int) -> list[Message]:
+    """Return the unread messages of all runs a worker owns, oldest first, at most ``limit``."""
+    cursor = await connection.execute(load("inbox_of_worker"), {"worker": worker_id, "limit": limit}, prepare=True)
+    return [Message(*row) for row in await cursor.fetchall()]

@@ -1,0 +1,484 @@
+"""The live runs of a worker: what happens to them, and what they want next.
+
+Everything that touches a coroutine runs as a plain callback of the worker's loop, in slices: the deterministic loop of a
+run may not be driven from inside a task, and a burst of results must not keep the listener or the lease waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Any
+from uuid import UUID
+
+from continuum.core.commands import Command
+from continuum.core.definitions import registry
+from continuum.core.execution import Execution, Outcome
+from continuum.core.history import Event, EventType
+from continuum.exceptions import ReplayDriftError
+from continuum.worker import rows
+from continuum.worker.activities import ActivityExecutor, Attempt, AttemptResult
+from continuum.worker.claims import ClaimedRun
+from continuum.worker.clock import Clock
+from continuum.worker.journal import Journal
+from continuum.worker.live import Entry, LiveRun, Message
+from continuum.worker.retries import next_attempt_us
+from continuum.worker.timers import Timers
+
+__all__ = ["Engine"]
+
+logger = logging.getLogger("continuum.worker")
+
+# How long work may keep the loop before others get a turn, in seconds.
+SLICE = 0.005
+# Events replayed before others get a turn.
+REPLAY_CHUNK = 200
+# A run that has been quiet for so long gets its row brought up to date, in seconds.
+SUMMARY_AFTER = 0.2
+# How long a run that broke the engine is left alone, in microseconds.
+QUARANTINE_US = 30_000_000
+
+
+class Engine:
+    """Drives the live runs of one worker.
+
+    Args:
+        loop: the worker's loop; every method is to be called on it.
+        clock: the worker's clock.
+        timers: calls back when something is due.
+        concurrency: how many runs may make progress at once.
+        live_runs: how many may be in memory.
+        max_value_bytes: largest value that may be journaled.
+        on_room: called when there is room to claim more.
+        on_done: called with the ids of runs that have ended, once that is durable.
+        on_released: called when runs have been given back.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        clock: Clock,
+        timers: Timers,
+        concurrency: int,
+        live_runs: int,
+        max_value_bytes: int | None,
+        on_room: Callable[[], None],
+        on_done: Callable[[list[UUID]], None],
+        on_released: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._timers = timers
+        self._concurrency = concurrency
+        self._live_limit = live_runs
+        self._max_value_bytes = max_value_bytes
+        self._on_room = on_room
+        self._on_done = on_done
+        self._on_released = on_released
+        self.journal: Journal = None  # type: ignore[assignment]  # set by the node: each needs the other's callbacks
+        self.executor: ActivityExecutor = None  # type: ignore[assignment]
+        self.live: OrderedDict[UUID, LiveRun] = OrderedDict()
+        self.active = 0
+        self.retrying = 0
+        self.draining = False
+        self.finished = 0
+        self._work: deque[tuple[Callable[..., None], LiveRun, tuple[Any, ...]]] = deque()
+        self._pumping = False
+        self._quiet: deque[tuple[float, LiveRun]] = deque()
+        self._change = asyncio.Event()
+
+    # -- the pump -----------------------------------------------------------------------------------------------
+
+    def _post(self, fn: Callable[..., None], live: LiveRun, *args: Any) -> None:
+        self._work.append((fn, live, args))
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        work = self._work
+        until = time.monotonic() + SLICE
+        while work:
+            fn, live, args = work.popleft()
+            if not live.gone and not live.leaving:
+                try:
+                    fn(live, *args)
+                except ReplayDriftError as drift:
+                    self._park(live, drift)
+                except Exception:
+                    self._quarantine(live)
+            if time.monotonic() > until:
+                break
+        if work:
+            self._loop.call_soon(self._pump)
+        else:
+            self._pumping = False
+
+    # -- coming in ----------------------------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """Return how many more runs may be claimed now."""
+        return 0 if self.draining else max(0, self._concurrency - self.active)
+
+    def admit(self, claimed: ClaimedRun, history: list[Event], messages: list[Message]) -> None:
+        """Take up a run that was just claimed."""
+        definition = registry.workflow(claimed.workflow, claimed.version)
+        execution = Execution(definition, claimed.identity, claimed.input, max_bytes=self._max_value_bytes)
+        live = LiveRun(claimed.identity.id, claimed.token, definition, execution, claimed.claimed_us)
+        live.deadline_us = claimed.deadline_us
+        known = self.live.get(live.id)
+        if known is not None:
+            self.lose(known)
+        self.live[live.id] = live
+        self._set_active(live, True)
+        live.replaying = True
+        self._make_room()
+        self._post(self._begin, live, history, messages)
+
+    def _begin(self, live: LiveRun, history: list[Event], messages: list[Message]) -> None:
+        live.execution.begin(live.claimed_us, history)
+        self._replay(live, messages)
+
+    def _replay(self, live: LiveRun, messages: list[Message]) -> None:
+        if not live.execution.replay(REPLAY_CHUNK):
+            self._post(self._replay, live, messages)
+            return
+        live.replaying = False
+        if live.deadline_us is not None:
+            self._timers.schedule(live.deadline_us, self._on_deadline, live)
+        self._advance(live)
+        if messages:
+            self._deliver(live, messages)
+
+    # -- what happens -------------------------------------------------------------------------------------------
+
+    def deliver(self, messages: Iterable[Message]) -> None:
+        """Hand over unread messages; those for runs that are not live here are left where they are."""
+        by_run: dict[UUID, list[Message]] = {}
+        for message in messages:
+            by_run.setdefault(message.run_id, []).append(message)
+        for run_id, of_run in by_run.items():
+            live = self.live.get(run_id)
+            if live is not None:
+                self._post(self._deliver, live, of_run)
+
+    def _deliver(self, live: LiveRun, messages: list[Message]) -> None:
+        if live.replaying:
+            self._post(self._deliver, live, messages)
+            return
+        execution = live.execution
+        now_us = self._clock.now_us()
+        for message in messages:
+            if message.id in live.seen or execution.outcome is not None:
+                continue
+            live.seen.add(message.id)
+            entry = self.journal.entry(live)
+            # A message with a delivery id stays, marked, so that a repeat of it is recognised.
+            (entry.consumed if message.delivery_id is None else entry.kept).append(message.id)
+            if message.kind == "signal":
+                execution.signal_received(message.name or "", message.payload or "null", now_us)
+            elif message.kind == "cancel":
+                execution.cancel_requested(json.loads(message.payload or "{}").get("reason", ""), now_us)
+            else:
+                logger.warning("run %s: a message of unknown kind %r is dropped", live.id, message.kind)
+        self._advance(live)
+
+    def on_results(self, results: list[AttemptResult]) -> None:
+        """Take up what the executor reports."""
+        for result in results:
+            live, command = result.attempt.key  # type: ignore[misc]
+            if not live.gone:
+                self._post(self._on_result, live, command, result)
+
+    def _on_result(self, live: LiveRun, command: Command, result: AttemptResult) -> None:
+        live.attempts.pop(command.id, None)
+        execution = live.execution
+        if result.ok:
+            execution.activity_completed(command, result.value_json or "null", result.started_us, result.ended_us)
+        elif not command.answered:
+            error = dict(result.error or {})
+            next_us = next_attempt_us(command, error, result.ended_us)
+            kept = {key: error.get(key) for key in ("type", "message", "traceback", "details")}
+            if next_us is None:
+                execution.activity_failed(command, kept, result.started_us, result.ended_us)
+            else:
+                execution.activity_retried(command, kept, result.started_us, result.ended_us, next_us)
+                self._schedule_retry(live, command)
+        self._advance(live)
+
+    def _schedule_retry(self, live: LiveRun, command: Command) -> None:
+        self.retrying += 1
+        self._timers.schedule(command.not_before_us or 0, self._on_retry_due, (live, command))
+
+    def _on_retry_due(self, subject: tuple[LiveRun, Command], due_us: int) -> None:
+        live, command = subject
+        self.retrying -= 1
+        self._change.set()
+        if not live.gone and not live.leaving and not command.answered:
+            if live.last_entry is not None:
+                live.last_entry.commands.append(command)
+            else:
+                self._start(live, command)
+
+    def _on_timer(self, live: LiveRun, due_us: int) -> None:
+        if not live.gone and not live.leaving and live.timer_us == due_us:
+            live.timer_us = None
+            self._post(self._fire, live)
+
+    def _fire(self, live: LiveRun) -> None:
+        execution = live.execution
+        now_us = self._clock.now_us() + 500
+        while (command := execution.next_timer()) is not None and command.due_us <= now_us:
+            if not execution.timer_fired(command, now_us - 500):
+                break
+        self._advance(live)
+
+    def _on_deadline(self, live: LiveRun, due_us: int) -> None:
+        if not live.gone:
+            self._post(self._expire, live)
+
+    def _expire(self, live: LiveRun) -> None:
+        live.execution.cancel_requested("the run's timeout is over", self._clock.now_us())
+        self._advance(live)
+
+    # -- what follows -------------------------------------------------------------------------------------------
+
+    def _advance(self, live: LiveRun) -> None:
+        """Hand over what the run wants recorded, and see to what it wants done."""
+        journal, commands, abandoned, outcome = live.execution.take()
+        if journal:
+            entry = self.journal.entry(live)
+            entry.events += journal
+            for event in journal:
+                entry.size += len(event.data)
+        for command in abandoned:
+            attempt = live.attempts.pop(command.id, None)
+            if attempt is not None:
+                self.executor.abandon(attempt)
+        if outcome is not None:
+            self._end(live, outcome)
+            return
+        if commands:
+            # Output commit: nothing outside sees an effect before all that led to it is durable.
+            if live.last_entry is not None:
+                live.last_entry.commands += commands
+            else:
+                for command in commands:
+                    self._start(live, command)
+        timer = live.execution.next_timer()
+        if timer is not None and (live.timer_us is None or timer.due_us < live.timer_us):
+            live.timer_us = timer.due_us
+            self._timers.schedule(timer.due_us, self._on_timer, live)
+        self._settle(live)
+
+    def _start(self, live: LiveRun, command: Command) -> None:
+        if command.answered or live.gone or live.leaving or self.draining:
+            return
+        if command.not_before_us is not None and command.not_before_us > self._clock.now_us() + 500:
+            self._schedule_retry(live, command)
+            return
+        attempt = Attempt(
+            run_id=live.id,
+            command_id=command.id,
+            definition=command.definition,
+            args_json=command.args,
+            attempt=command.attempt,
+            timeout=command.options.timeout,
+            key=(live, command),
+            retry=command.options.retry,
+        )
+        live.attempts[command.id] = attempt
+        self._set_active(live, True)
+        self.executor.submit(attempt)
+
+    def on_durable(self, entries: list[Entry]) -> None:
+        """Go on with what waited for a commit."""
+        ended: list[UUID] = []
+        released = False
+        for entry in entries:
+            live = entry.live
+            live.unacknowledged -= 1
+            if live.last_entry is entry:
+                live.last_entry = None
+            live.seen.difference_update(entry.consumed, entry.kept)
+            if live.gone:
+                continue
+            update = entry.update
+            if update is not None and not update.keep_owner:
+                self._forget(live)
+                if update.completed_us is not None:
+                    ended.append(live.id)
+                    self.finished += 1
+                else:
+                    released = True
+                continue
+            for command in entry.commands:
+                self._start(live, command)
+            self._settle(live)
+        if ended:
+            self._on_done(ended)
+        if released:
+            self._on_released()
+
+    def on_refused(self, live: LiveRun, entry: Entry, error: Exception) -> None:
+        """PostgreSQL refuses what a run wants recorded: the run fails, others do not notice."""
+        live.unacknowledged -= 1
+        if live.last_entry is entry:
+            live.last_entry = None
+        if live.gone:
+            return
+        if entry.last_resort:
+            self.lose(live)  # even the report of the failure is refused: the lease's end has to free the run
+            return
+        if not entry.events:
+            entry = self.journal.entry(live)
+            entry.update = rows.quarantined(self._clock.now_us() + QUARANTINE_US)
+        else:
+            first = entry.events[0]
+            failure = Event(first.seq, EventType.RUN_FAILED, None, None, '{"type":"JournalError"}', first.time_us)
+            self.journal.drop(live)
+            entry = self.journal.entry(live)
+            entry.events = [failure]
+            entry.update = rows.refused(live, failure, error)
+        entry.last_resort = True
+        self._leave(live)
+
+    # -- leaving ------------------------------------------------------------------------------------------------
+
+    def _end(self, live: LiveRun, outcome: Outcome) -> None:
+        entry = self.journal.entry(live)
+        last = entry.events[-1] if entry.events else None
+        entry.update = rows.ended(live, outcome, last.time_us if last else self._clock.now_us())
+        entry.size += len(outcome.result or "")
+        self._leave(live)
+
+    def _leave(self, live: LiveRun) -> None:
+        live.leaving = True
+        self._abandon_attempts(live)
+        live.execution.close()
+
+    def _park(self, live: LiveRun, drift: ReplayDriftError) -> None:
+        logger.error("%s", drift)
+        self.journal.entry(live).update = rows.parked(live, drift)
+        self._leave(live)
+
+    def _quarantine(self, live: LiveRun) -> None:
+        logger.exception("run %s: an unexpected error; the run is left alone for a while", live.id)
+        self.journal.drop(live)
+        self.journal.entry(live).update = rows.quarantined(self._clock.now_us() + QUARANTINE_US)
+        self._leave(live)
+
+    def release(self, live: LiveRun) -> None:
+        """Give a run back: its row says all that another worker, or this one, needs to go on."""
+        if live.gone or live.leaving:
+            return
+        self.journal.entry(live).update = rows.released(live, self._clock.now_us())
+        self._leave(live)
+
+    def release_all(self) -> None:
+        """Give every run back."""
+        for live in list(self.live.values()):
+            self.release(live)
+
+    def lose(self, live: LiveRun) -> None:
+        """Drop a run that is this worker's no more, without a trace."""
+        if not live.gone:
+            self._leave(live)
+            self._forget(live)
+
+    def lose_all(self) -> None:
+        """Drop every run: the lease is lost."""
+        for live in list(self.live.values()):
+            self.lose(live)
+        self._work.clear()
+        self._timers.clear()
+        self.retrying = 0
+
+    def _forget(self, live: LiveRun) -> None:
+        live.gone = True
+        live.leaving = True
+        if self.live.get(live.id) is live:
+            del self.live[live.id]
+        self._set_active(live, False)
+
+    def _abandon_attempts(self, live: LiveRun) -> None:
+        for attempt in live.attempts.values():
+            self.executor.abandon(attempt)
+        live.attempts.clear()
+
+    def _make_room(self) -> None:
+        """Release the runs that have been quiet longest while there are too many in memory."""
+        excess = len(self.live) - self._live_limit
+        if excess <= 0:
+            return
+        for live in list(self.live.values()):
+            if excess <= 0:
+                return
+            if not live.active and not live.leaving:
+                self.release(live)
+                excess -= 1
+
+    # -- being busy, being quiet --------------------------------------------------------------------------------
+
+    def _settle(self, live: LiveRun) -> None:
+        live.touched = time.monotonic()
+        self.live.move_to_end(live.id)
+        self._set_active(live, bool(live.unacknowledged or live.attempts or live.replaying))
+        if not live.waiting_for_summary:
+            live.waiting_for_summary = True
+            self._quiet.append((live.touched, live))
+            self._change.set()
+
+    def _set_active(self, live: LiveRun, active: bool) -> None:
+        if live.active is active:
+            return
+        live.active = active
+        if active:
+            self.active += 1
+        else:
+            self.active -= 1
+            self._change.set()
+            if self.active <= self._concurrency // 2:
+                self._on_room()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being done, or is about to be tried again."""
+        return bool(self.active or self.retrying or self._work)
+
+    async def idle(self) -> None:
+        """Wait until no run makes progress."""
+        while self.busy:
+            self._change.clear()
+            await self._change.wait()
+
+    async def summarise(self) -> None:
+        """Keep the rows of quiet runs up to date, until cancelled.
+
+        A run's row is a summary while it is live: writing it at every step would double the cost of a step.
+        """
+        while True:
+            if not self._quiet:
+                self._change.clear()
+                await self._change.wait()
+                continue
+            await asyncio.sleep(max(0.02, self._quiet[0][0] + SUMMARY_AFTER - time.monotonic()))
+            due = time.monotonic() - SUMMARY_AFTER
+            while self._quiet and self._quiet[0][0] <= due:
+                _, live = self._quiet.popleft()
+                live.waiting_for_summary = False
+                if live.gone or live.leaving:
+                    continue
+                if live.touched > due:
+                    live.waiting_for_summary = True
+                    self._quiet.append((live.touched, live))
+                    continue
+                update = rows.summary(live)
+                if update != live.summary:
+                    live.summary = update
+                    self.journal.entry(live).update = update

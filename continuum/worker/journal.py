@@ -1,0 +1,262 @@
+"""The journal writer: gathers what all runs of this worker want recorded and commits it together.
+
+While one commit is under way the next batch fills up; so a durable step costs a share of a commit, and the share shrinks
+as load grows. There is one writer, so the records of a run reach the database in the order they were made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from continuum.worker.arrays import plain_array, text_array
+from continuum.worker.connections import Backoff
+from continuum.worker.live import Entry, LiveRun, RowUpdate
+from continuum.worker.sql import load
+
+__all__ = ["JOURNAL_SESSION", "Journal"]
+
+logger = logging.getLogger("continuum.worker")
+
+# Enough to make the cost of a commit vanish, small enough to bound how long a run waits behind others.
+MOST_EVENTS = 2_000
+MOST_BYTES = 8 * 1024 * 1024
+
+#: Session settings of the journal's connection. The statement is planned once; without these the plan made while the
+#: tables were small would scan them for ever after.
+JOURNAL_SESSION = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+
+
+class Journal:
+    """Commits entries in groups.
+
+    Args:
+        connect: opens the writer's own autocommit connection.
+        worker_id: whose lease guards the writes.
+        on_durable: called on the loop with the entries a commit made durable, in order.
+        on_fenced: called with runs this worker no longer holds: nothing of theirs was written.
+        on_refused: called with a run and the error when PostgreSQL refuses what the run wants recorded.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
+        worker_id: int,
+        *,
+        on_durable: Callable[[list[Entry]], None],
+        on_fenced: Callable[[LiveRun], None],
+        on_refused: Callable[[LiveRun, Entry, Exception], None],
+    ) -> None:
+        self._connect = connect
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._worker_id = worker_id
+        self._on_durable = on_durable
+        self._on_fenced = on_fenced
+        self._on_refused = on_refused
+        self._open: dict[UUID, Entry] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._statement = load("journal")
+        self.commits = 0
+        self.events = 0
+
+    def entry(self, live: LiveRun) -> Entry:
+        """Return the entry that the next commit takes along for ``live``, opening one if need be."""
+        entry = live.open_entry
+        if entry is None:
+            live.open_entry = live.last_entry = entry = Entry(live)
+            live.unacknowledged += 1
+            self._open[live.id] = entry
+            self._idle.clear()
+            self._wake.set()
+        return entry
+
+    def drop(self, live: LiveRun) -> None:
+        """Forget what ``live`` has handed over and no commit has taken along yet."""
+        if live.open_entry is not None:
+            self._open.pop(live.id, None)
+            live.unacknowledged -= 1
+            live.open_entry = live.last_entry = None
+
+    async def flush(self) -> None:
+        """Wait until everything handed over so far is durable or given up."""
+        await self._idle.wait()
+
+    def discard(self) -> None:
+        """Forget what is not written yet: the lease is lost, it would change nothing."""
+        for entry in self._open.values():
+            entry.live.open_entry = None
+        self._open.clear()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._open:
+                    await self._commit(self._take())
+                self._idle.set()
+        finally:
+            if self._connection is not None:
+                await self._connection.close()
+
+    def _take(self) -> list[Entry]:
+        batch: list[Entry] = []
+        events = size = 0
+        for entry in list(self._open.values()):
+            batch.append(entry)
+            entry.live.open_entry = None
+            del self._open[entry.live.id]
+            events += len(entry.events) + 1
+            size += entry.size
+            if events >= MOST_EVENTS or size >= MOST_BYTES:
+                break
+        return batch
+
+    async def _commit(self, batch: list[Entry]) -> None:
+        try:
+            held = await self._write(batch)
+        except psycopg.Error as error:
+            # Something in the batch is not acceptable. Halve until the culprit stands alone: its neighbours go on.
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                await self._commit(batch[:middle])
+                await self._commit(batch[middle:])
+            else:
+                logger.error("run %s: PostgreSQL refused its record: %s", batch[0].live.id, _line(error))
+                self._on_refused(batch[0].live, batch[0], error)
+            return
+        durable = []
+        for entry in batch:
+            if entry.live.id in held:
+                durable.append(entry)
+            else:
+                self._on_fenced(entry.live)
+        if durable:
+            self._on_durable(durable)
+
+    async def _write(self, batch: list[Entry]) -> set[UUID]:
+        """Write one batch, however often the connection breaks on the way.
+
+        Returns:
+            set: ids of the runs that this worker still held.
+        """
+        backoff = Backoff()
+        doubtful = False
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = await self._connect()
+                landed: set[UUID] = set()
+                if doubtful:
+                    landed = await self._landed(self._connection, batch)
+                    if len(landed) == len(batch):
+                        return landed
+                rest = [entry for entry in batch if entry.live.id not in landed]
+                cursor = await self._connection.execute(self._statement, self._parameters(rest), prepare=True)
+                rows = await cursor.fetchall()
+                self.commits += 1
+                self.events += sum(len(entry.events) for entry in rest)
+                return landed | {row[0] for row in rows}
+            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
+                logger.info("a commit is tried again: %s", _line(error))
+                await asyncio.sleep(backoff.next())
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                if not _is_connection_trouble(error, self._connection):
+                    raise
+                logger.warning("the journal's connection broke, trying again: %s", _line(error))
+                if self._connection is not None:
+                    # Whether the commit took place is not known: look before writing again.
+                    doubtful = True
+                    await self._connection.close()
+                    self._connection = None
+                await asyncio.sleep(backoff.next())
+
+    async def _landed(self, connection: psycopg.AsyncConnection[Any], batch: list[Entry]) -> set[UUID]:
+        """Tell which entries of a batch the lost commit has written after all.
+
+        An entry without events needs no answer: writing it again does the same again, or finds the run given up,
+        as it wanted.
+        """
+        asked = [entry.live.hex for entry in batch if entry.events]
+        if not asked:
+            return set()
+        cursor = await connection.execute(load("journal_last_seq"), {"run_ids": plain_array(asked)})
+        last = dict(await cursor.fetchall())
+        return {e.live.id for e in batch if e.events and last.get(e.live.id, 0) >= e.events[-1].seq}
+
+    def _parameters(self, batch: list[Entry]) -> dict[str, Any]:
+        event_runs: list[str] = []
+        events = []
+        consumed_runs: list[str] = []
+        consumed: list[int] = []
+        kept_runs: list[str] = []
+        kept: list[int] = []
+        update_runs: list[str] = []
+        updates: list[RowUpdate] = []
+        for entry in batch:
+            hex_ = entry.live.hex
+            if entry.events:
+                event_runs += [hex_] * len(entry.events)
+                events += entry.events
+            if entry.consumed:
+                consumed_runs += [hex_] * len(entry.consumed)
+                consumed += entry.consumed
+            if entry.kept:
+                kept_runs += [hex_] * len(entry.kept)
+                kept += entry.kept
+            if entry.update is not None:
+                update_runs.append(hex_)
+                updates.append(entry.update)
+        return {
+            "worker": self._worker_id,
+            "run_ids": plain_array([entry.live.hex for entry in batch]),
+            "tokens": plain_array([entry.live.token for entry in batch]),
+            "event_runs": plain_array(event_runs),
+            "seqs": plain_array([e.seq for e in events]),
+            "types": plain_array([e.type for e in events]),
+            "command_ids": text_array([e.command_id for e in events]),
+            "names": text_array([e.name for e in events]),
+            "data": text_array([e.data for e in events]),
+            "times": plain_array([e.time_us for e in events]),
+            "consumed_runs": plain_array(consumed_runs),
+            "consumed": plain_array(consumed),
+            "kept_runs": plain_array(kept_runs),
+            "kept": plain_array(kept),
+            "update_runs": plain_array(update_runs),
+            "states": plain_array([u.state for u in updates]),
+            "keep_owner": plain_array([u.keep_owner for u in updates]),
+            "waiting_on": text_array([u.waiting_on for u in updates]),
+            "next_wakeups": plain_array([u.next_wakeup_us for u in updates]),
+            "progress": text_array([u.progress for u in updates]),
+            "results": text_array([u.result for u in updates]),
+            "errors": text_array([u.error for u in updates]),
+            "completed": plain_array([u.completed_us for u in updates]),
+            "retention": plain_array([u.retention_us for u in updates]),
+        }
+
+
+def _is_connection_trouble(error: BaseException, connection: psycopg.AsyncConnection[Any] | None) -> bool:
+    """Tell a broken connection or a server that is not ready from a statement the server refused."""
+    if connection is None or connection.closed or isinstance(error, OSError):
+        return True
+    sqlstate = getattr(error, "sqlstate", None)
+    # 08 connection exception, 53 insufficient resources, 57P administrator's shutdown, 25006 read-only standby
+    return sqlstate is None or sqlstate[:2] in ("08", "53") or sqlstate[:3] == "57P" or sqlstate == "25006"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

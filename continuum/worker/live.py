@@ -1,0 +1,117 @@
+"""A run that is live in this process, and what is on its way to the journal for it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from continuum.core.commands import Command
+from continuum.core.execution import Execution
+from continuum.core.history import Event
+
+__all__ = ["Entry", "LiveRun", "Message", "RowUpdate"]
+
+
+class Message(NamedTuple):
+    """One unread row of the inbox. ``payload`` is JSON text."""
+
+    run_id: UUID
+    id: int
+    kind: str
+    name: str | None
+    command_id: str | None
+    payload: str | None
+    delivery_id: str | None
+
+
+class RowUpdate(NamedTuple):
+    """New values of a run's row. JSON columns as text, times in microseconds; None is NULL, or "as it is" for progress."""
+
+    state: str
+    keep_owner: bool
+    waiting_on: str = "[]"
+    next_wakeup_us: int | None = None
+    progress: str | None = None
+    result: str | None = None
+    error: str | None = None
+    completed_us: int | None = None
+    retention_us: int | None = None
+
+
+class Entry:
+    """What one run wants written in one commit, and what waits for that commit."""
+
+    __slots__ = ("commands", "consumed", "events", "kept", "last_resort", "live", "size", "update")
+
+    def __init__(self, live: LiveRun) -> None:
+        self.live = live
+        self.events: list[Event] = []
+        self.consumed: list[int] = []
+        self.kept: list[int] = []
+        self.update: RowUpdate | None = None
+        self.commands: list[Command] = []
+        self.size = 0
+        self.last_resort = False
+
+
+class LiveRun:
+    """A claimed run with its coroutine in memory.
+
+    Attributes:
+        token: the fencing token of the claim; every write carries it.
+        open_entry: what the next commit will take along for this run, or None.
+        last_entry: the newest entry that is not durable yet, or None.
+        unacknowledged: entries handed to the journal that are not durable yet.
+        attempts: running or queued local attempts by command id.
+        seen: inbox ids that were taken up but whose removal is not durable yet.
+        timer_us: the earliest instant the timers will call back for this run.
+        touched: when it last did something, by ``time.monotonic()``.
+        summary: what its row last said while the run was live.
+        gone: it was released, ended or lost; whatever still arrives for it is dropped.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "active",
+        "attempts",
+        "claimed_us",
+        "deadline_us",
+        "definition",
+        "execution",
+        "gone",
+        "hex",
+        "id",
+        "last_entry",
+        "leaving",
+        "open_entry",
+        "replaying",
+        "seen",
+        "summary",
+        "timer_us",
+        "token",
+        "touched",
+        "unacknowledged",
+        "waiting_for_summary",
+    )
+
+    def __init__(self, run_id: UUID, token: int, definition: Any, execution: Execution, claimed_us: int) -> None:
+        self.id = run_id
+        self.hex = run_id.hex
+        self.token = token
+        self.definition = definition
+        self.execution = execution
+        self.claimed_us = claimed_us
+        self.deadline_us: int | None = None
+        self.open_entry: Entry | None = None
+        self.last_entry: Entry | None = None
+        self.unacknowledged = 0
+        self.attempts: dict[str, Any] = {}
+        self.seen: set[int] = set()
+        self.timer_us: int | None = None
+        self.touched = 0.0
+        self.summary: tuple[Any, ...] | None = None
+        self.waiting_for_summary = False
+        self.active = False
+        self.replaying = False
+        self.leaving = False
+        self.gone = False

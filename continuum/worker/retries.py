@@ -1,0 +1,27 @@
+"""Whether and when an activity is tried again."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from continuum.core.commands import Command
+
+__all__ = ["next_attempt_us"]
+
+
+def next_attempt_us(command: Command, error: dict[str, Any], now_us: int) -> int | None:
+    """Return when the next attempt is due, or None when the attempt that has just failed was the last.
+
+    Args:
+        command: the activity's command; ``attempt`` is the one that failed.
+        error: as the executor reports it, with ``retryable`` and ``retry_after`` (seconds or None).
+        now_us: microseconds since the epoch.
+    """
+    retry = command.options.retry
+    if not error.get("retryable", True) or command.attempt >= retry.max_attempts:
+        return None
+    delay = error.get("retry_after")
+    if delay is None:
+        delay = retry.delay(command.attempt, random.random())
+    return now_us + round(delay * 1e6)

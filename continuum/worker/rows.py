@@ -1,0 +1,114 @@
+"""What a run's row says when the run ends, is given back, is parked, or is merely quiet."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from continuum.core.execution import Outcome
+from continuum.core.failures import describe_exception
+from continuum.core.history import Event
+from continuum.exceptions import ReplayDriftError
+from continuum.worker.live import LiveRun, RowUpdate
+
+__all__ = ["ended", "parked", "quarantined", "refused", "released", "summary"]
+
+# A fan-out of thousands is told in numbers beyond this many entries.
+_MOST_WAITS = 100
+
+
+def ended(live: LiveRun, outcome: Outcome, time_us: int) -> RowUpdate:
+    """The run has reached its end."""
+    return RowUpdate(
+        outcome.state,
+        False,
+        progress=live.execution.progress,
+        result=outcome.result,
+        error=None if outcome.error is None else json.dumps(outcome.error),
+        completed_us=time_us,
+        retention_us=_retention_us(live, time_us),
+    )
+
+
+def refused(live: LiveRun, failure: Event, error: Exception) -> RowUpdate:
+    """What the run wanted recorded could not be."""
+    described = describe_exception(error)
+    described["type"] = "JournalError"
+    described["message"] = f"PostgreSQL refused to record a step of this run: {described['message']}"
+    return RowUpdate(
+        "failed",
+        False,
+        error=json.dumps(described),
+        completed_us=failure.time_us,
+        retention_us=_retention_us(live, failure.time_us),
+    )
+
+
+def parked(live: LiveRun, drift: ReplayDriftError) -> RowUpdate:
+    """History and code disagree: the run waits for other code."""
+    error = {
+        "type": "ReplayDriftError",
+        "message": str(drift),
+        "traceback": "",
+        "details": {
+            "position": drift.position,
+            "history": drift.history,
+            "code": drift.code,
+            "version_hash": live.definition.version_hash,
+        },
+    }
+    return RowUpdate("stuck_unknown_version", False, error=json.dumps(error))
+
+
+def quarantined(until_us: int) -> RowUpdate:
+    """Something went wrong that is not the run's doing, or cannot be told: try again later."""
+    return RowUpdate("suspended", False, next_wakeup_us=until_us)
+
+
+def released(live: LiveRun, now_us: int) -> RowUpdate:
+    """The run is given back: its row says when to take it up again."""
+    execution = live.execution
+    due = [live.deadline_us] if live.deadline_us is not None and execution.cancel_reason is None else []
+    timer = execution.next_timer()
+    if timer is not None:
+        due.append(timer.due_us)
+    # An activity that has no result yet runs wherever the run goes on: at once, or when its next attempt is due.
+    due += [c.not_before_us or now_us for c in execution.pending.values() if c.kind == "activity"]
+    if live.replaying:
+        due.append(now_us)
+    return RowUpdate(
+        "suspended",
+        False,
+        waiting_on=_waiting_on(live),
+        next_wakeup_us=min(due) if due else None,
+        progress=execution.progress,
+    )
+
+
+def summary(live: LiveRun) -> RowUpdate:
+    """What people see of a run that is live but quiet."""
+    execution = live.execution
+    due = [command.not_before_us for command in execution.pending.values() if command.not_before_us is not None]
+    timer = execution.next_timer()
+    if timer is not None:
+        due.append(timer.due_us)
+    return RowUpdate(
+        "running" if live.attempts else "suspended",
+        True,
+        waiting_on=_waiting_on(live),
+        next_wakeup_us=min(due) if due else None,
+        progress=execution.progress,
+    )
+
+
+def _waiting_on(live: LiveRun) -> str:
+    waits: list[dict[str, Any]] = live.execution.waiting_on()
+    if len(waits) > _MOST_WAITS:
+        waits = [*waits[:_MOST_WAITS], {"kind": "more", "count": len(waits) - _MOST_WAITS}]
+    return json.dumps(waits)
+
+
+def _retention_us(live: LiveRun, time_us: int) -> int | None:
+    retention = live.definition.retention
+    return None if retention is None else time_us + retention // timedelta(microseconds=1)

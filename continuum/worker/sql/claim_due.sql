@@ -1,0 +1,39 @@
+-- Claim runs whose time has come, highest priority first, longest waiting first.
+--
+-- "priorities" skips through the index from one priority to the next, so that runs that sleep (and stand in the same index)
+-- are never walked over: each priority is read from its start up to now and no further.
+-- SKIP LOCKED lets any number of workers claim at once. The lease is checked as in the journal: a worker that was declared
+-- dead claims nothing.
+WITH RECURSIVE lease AS MATERIALIZED (
+    SELECT w.id FROM continuum_workers w WHERE w.id = %(worker)s AND w.state = 'alive' FOR KEY SHARE
+), priorities (priority) AS (
+    (SELECT r.priority FROM continuum_runs r WHERE r.owner_id IS NULL AND r.next_wakeup_at IS NOT NULL
+     ORDER BY r.priority DESC LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.priority FROM continuum_runs r
+            WHERE r.owner_id IS NULL AND r.next_wakeup_at IS NOT NULL AND r.priority < p.priority
+            ORDER BY r.priority DESC LIMIT 1)
+    FROM priorities p WHERE p.priority IS NOT NULL
+), due AS MATERIALIZED (
+    SELECT d.id, d.claimed_at
+    FROM priorities p
+    CROSS JOIN LATERAL (
+        SELECT r.id, r.claimed_at FROM continuum_runs r
+        WHERE r.owner_id IS NULL AND r.next_wakeup_at IS NOT NULL AND r.priority = p.priority
+          AND r.next_wakeup_at <= statement_timestamp()
+          AND r.state IN ('pending', 'suspended') AND r.workflow = ANY(%(workflows)s)
+        ORDER BY r.next_wakeup_at
+        LIMIT %(limit)s
+        FOR UPDATE SKIP LOCKED
+    ) d
+    WHERE p.priority IS NOT NULL
+    LIMIT %(limit)s
+)
+UPDATE continuum_runs r
+SET owner_id = lease.id, lease_token = nextval('continuum_lease_token_seq'), state = 'running',
+    claimed_at = coalesce(r.claimed_at, statement_timestamp()), next_wakeup_at = NULL
+FROM due, lease
+WHERE r.id = due.id
+RETURNING r.id, r.lease_token, r.workflow, r.version, r.version_hash, r.namespace, r.input::text, r.parent_run_id, r.seed,
+    (extract(epoch FROM r.started_at) * 1000000)::bigint, (extract(epoch FROM r.claimed_at) * 1000000)::bigint,
+    (extract(epoch FROM r.deadline_at) * 1000000)::bigint, due.claimed_at IS NULL
