@@ -1,0 +1,168 @@
+"""The worker's own connections: psycopg 3, built from Django's settings, outside Django's connection handling.
+
+Django's connections belong to user code and come and go with its transactions. The worker's must outlive all that, be
+asynchronous, prepare their statements, and notice a dead server soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from django.db import connections
+
+__all__ = ["Backoff", "connect", "connect_sync", "connection_parameters", "is_pooled", "session_settings"]
+
+# What Django puts among the connection parameters and psycopg's default serves better: Django's cursors and adapters.
+# The rest are options of Django's, not of libpq's; its own backend takes them out, a third-party one may not.
+_NOT_LIBPQ = (
+    "assume_role",
+    "context",
+    "cursor_factory",
+    "isolation_level",
+    "pool",
+    "prepare_threshold",
+    "row_factory",
+    "server_side_binding",
+)
+
+# A peer that is gone without a word (a host that lost power, a firewall that forgot the connection) is noticed within
+# half a minute. What the project says in OPTIONS goes first.
+_DEFAULTS = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+_IDLE_IN_TRANSACTION_TIMEOUT = "60s"
+
+
+def connection_parameters(alias: str) -> dict[str, Any]:
+    """Return what ``psycopg.connect`` needs to reach the database ``alias``, without Django-only options.
+
+    It asks the alias's backend, so that one which makes its password on the spot (IAM tokens) works as well: that may
+    take a while and must not happen on an event loop.
+
+    Raises:
+        django.utils.connection.ConnectionDoesNotExist: there is no such alias.
+        django.core.exceptions.ImproperlyConfigured: the alias has no database name.
+    """
+    parameters = dict(connections[alias].get_connection_params())
+    for name in _NOT_LIBPQ:
+        parameters.pop(name, None)
+    return {**_DEFAULTS, **parameters}
+
+
+def is_pooled(alias: str) -> bool:
+    """Return whether the project says that a transaction pooler stands before ``alias``.
+
+    ``DISABLE_SERVER_SIDE_CURSORS`` is how Django's own documentation has projects say so.
+    """
+    return bool(connections[alias].settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"))
+
+
+def session_settings(alias: str) -> dict[str, str]:
+    """Return the server settings a session on ``alias`` begins with.
+
+    They are set by a statement, since poolers refuse settings in the startup packet. Behind a transaction pooler they
+    would stick to sessions of others: there only those are set which Django sets as well.
+    """
+    settings = {"TimeZone": "UTC"}
+    if role := connections[alias].settings_dict["OPTIONS"].get("assume_role"):
+        settings["role"] = role
+    if not is_pooled(alias):
+        # A worker that dies in a transaction must not hold locks that the survivors need for ever.
+        settings["idle_in_transaction_session_timeout"] = _IDLE_IN_TRANSACTION_TIMEOUT
+        # Each statement must see what was committed before it, whatever default the database has been given.
+        settings["default_transaction_isolation"] = "read committed"
+    return settings
+
+
+async def connect(
+    alias: str, *, application_name: str, prepare: bool = True, session: Mapping[str, str] | None = None
+) -> psycopg.AsyncConnection[Any]:
+    """Open an autocommit connection to the database ``alias``.
+
+    Args:
+        alias: a key of ``DATABASES``.
+        application_name: what ``pg_stat_activity`` shows.
+        prepare: prepare statements that come again; has no effect behind a transaction pooler.
+        session: server settings for this session, over those every worker connection has.
+
+    Raises:
+        psycopg.Error: the server cannot be reached, or refuses.
+    """
+    # Building the parameters may ask a token service; it is rare enough to be worth a thread.
+    parameters, settings, threshold = await asyncio.to_thread(_plan, alias, prepare, session)
+    connection = await psycopg.AsyncConnection.connect(
+        **parameters, application_name=application_name, autocommit=True, prepare_threshold=threshold
+    )
+    try:
+        await connection.execute(*_set(settings), prepare=False)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def connect_sync(
+    alias: str, *, application_name: str, prepare: bool = False, session: Mapping[str, str] | None = None
+) -> psycopg.Connection[Any]:
+    """``connect`` for a thread."""
+    parameters, settings, threshold = _plan(alias, prepare, session)
+    connection = psycopg.connect(
+        **parameters, application_name=application_name, autocommit=True, prepare_threshold=threshold
+    )
+    try:
+        connection.execute(*_set(settings), prepare=False)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _plan(
+    alias: str, prepare: bool, session: Mapping[str, str] | None
+) -> tuple[dict[str, Any], dict[str, str], int | None]:
+    parameters = connection_parameters(alias)
+    parameters.pop("application_name", None)
+    options = connections[alias].settings_dict["OPTIONS"]
+    # Older poolers lose prepared statements between transactions; a threshold in OPTIONS says that this one does not.
+    default = None if is_pooled(alias) else 2
+    threshold = options.get("prepare_threshold", default) if prepare else None
+    return parameters, {**session_settings(alias), **(session or {})}, threshold
+
+
+def _set(settings: Mapping[str, str]) -> tuple[str, list[str]]:
+    calls = ", ".join("set_config(%s, %s, false)" for _ in settings)
+    return f"SELECT {calls}", [word for item in settings.items() for word in item]
+
+
+class Backoff:
+    """Growing, jittered pauses between attempts at something that keeps failing.
+
+    Args:
+        base: the first pause, in seconds.
+        cap: the longest, in seconds.
+    """
+
+    def __init__(self, base: float = 0.1, cap: float = 5.0) -> None:
+        self.base = base
+        self.cap = cap
+        self._failures = 0
+
+    def next(self) -> float:
+        """Return how many seconds to wait before the next attempt: twice as long each time, less up to half of it."""
+        pause = min(self.cap, self.base * 2.0 ** min(self._failures, 30))
+        self._failures += 1
+        return pause * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """Begin anew: the last attempt succeeded."""
+        self._failures = 0

@@ -1,0 +1,294 @@
+"""The lease of a node: one row, renewed by one small update. And what happens to those that let theirs run out.
+
+Runs point at the row of their owner. Whoever finds a node dead says so in its row first, which no journal commit of
+that node can overlap, and only then frees its runs; both can be taken up by anybody at any point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from continuum.worker.connections import Backoff
+from continuum.worker.sql import load
+
+__all__ = [
+    "LOCK_CLASS",
+    "Lease",
+    "RenewResult",
+    "declare_dead",
+    "release_stranded",
+]
+
+logger = logging.getLogger("continuum.worker")
+
+LOCK_CLASS = 0x436F6E74
+"""First key of the advisory lock a node holds while its process lives ("Cont"); the second is the worker's id."""
+
+# After a restart of the server, how long nodes have to take their locks again.
+RESTART_GRACE = 10.0
+# A lock that is gone must be gone twice, so far apart: time enough to reconnect after a dropped connection.
+LOCK_CONFIRMATION = 0.35
+RELEASE_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RenewResult:
+    """What a renewal found.
+
+    Attributes:
+        alive: False when the node was declared dead, or its row is gone.
+        database_time_us: the server's clock, in microseconds since the epoch; 0 when not alive.
+    """
+
+    alive: bool
+    database_time_us: int
+
+
+class Lease:
+    """This node's row in ``continuum_workers``.
+
+    Args:
+        ttl: seconds from a renewal until others may take the node's runs.
+        margin: the share of ``ttl`` by which the node stops earlier than that.
+
+    Attributes:
+        worker_id: id of the row; None before ``register``.
+        valid_until_monotonic: in terms of ``time.monotonic()``; from then on the node must not let its runs go on.
+            Counted from when the last successful renewal was *sent*, so it never lies behind what the server believes.
+    """
+
+    def __init__(self, ttl: float, *, margin: float = 0.1) -> None:
+        self.ttl = ttl
+        self.margin = margin
+        self.worker_id: int | None = None
+        self.valid_until_monotonic = float("-inf")
+
+    @property
+    def valid(self) -> bool:
+        """Whether the node may let its runs go on."""
+        return time.monotonic() < self.valid_until_monotonic
+
+    async def register(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        *,
+        name: str,
+        queues: Iterable[str] = (),
+        info: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Add this node and return its id.
+
+        Args:
+            connection: an autocommit connection.
+            name: what people call the node.
+            queues: the queues it serves; none means all.
+            info: JSON-able facts for people (version, concurrency, …).
+        """
+        sent = time.monotonic()
+        cursor = await connection.execute(
+            load("worker_register"),
+            {
+                "name": name,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "queues": json.dumps(list(queues)),
+                "info": json.dumps(dict(info or {})),
+                "ttl": self.ttl,
+            },
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        self.worker_id = row[0]
+        self._extend(sent)
+        return row[0]
+
+    async def renew(self, connection: psycopg.AsyncConnection[Any]) -> RenewResult:
+        """Push the lease's end ``ttl`` seconds away from now."""
+        sent = time.monotonic()
+        cursor = await connection.execute(load("worker_renew"), {"worker": self.worker_id, "ttl": self.ttl})
+        row = await cursor.fetchone()
+        if row is None:
+            self.valid_until_monotonic = float("-inf")
+            return RenewResult(False, 0)
+        self._extend(sent)
+        return RenewResult(True, row[0])
+
+    async def mark_draining(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Show that this node takes no more work."""
+        await connection.execute(load("worker_draining"), {"worker": self.worker_id})
+
+    async def leave(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """End the lease. Release the runs first: those still owned count as lost by a dead node."""
+        await connection.execute(load("worker_leave"), {"worker": self.worker_id})
+        self.valid_until_monotonic = float("-inf")
+
+    async def renew_forever(
+        self,
+        connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
+        on_lost: Callable[[str], None],
+        *,
+        on_renewed: Callable[[RenewResult], None] | None = None,
+    ) -> None:
+        """Renew every third of ``ttl`` over a connection of its own, until cancelled or until the lease is lost.
+
+        A connection of its own, since a renewal must not queue behind a slow commit. A lost lease is not renewed again:
+        register a new one.
+
+        Args:
+            connect: opens an autocommit connection; called again after each failure.
+            on_lost: called once, with the reason as a sentence: the node was declared dead, or could not renew in time.
+            on_renewed: called after each renewal.
+        """
+        connection: psycopg.AsyncConnection[Any] | None = None
+        backoff = Backoff(base=0.1, cap=max(0.1, min(5.0, self.ttl / 10)))
+        failing = False
+        try:
+            while True:
+                attempt = asyncio.create_task(self._attempt(connect, connection))
+                patience = self.valid_until_monotonic - time.monotonic()
+                if not failing:
+                    # It is not the server that fails: a node that was merely late (stopped, starved) gets a moment to
+                    # ask whether it still is alive. As long as nobody has declared it dead, nobody has its runs.
+                    patience = max(patience, min(1.0, self.ttl * self.margin / 2))
+                try:
+                    await asyncio.wait({attempt}, timeout=max(patience, 0.0))
+                except asyncio.CancelledError:
+                    _forget(attempt)
+                    raise
+                if not attempt.done():
+                    _forget(attempt)
+                    connection = None
+                    on_lost(self._too_late())
+                    return
+                try:
+                    connection, result = attempt.result()
+                except (psycopg.Error, OSError) as error:
+                    connection = None
+                    if not failing:
+                        logger.warning("cannot renew the lease of this worker, trying again: %s", _line(error))
+                    failing = True
+                    pause = min(backoff.next(), self.valid_until_monotonic - time.monotonic())
+                    if pause > 0:
+                        await asyncio.sleep(pause)
+                    if not self.valid:
+                        on_lost(self._too_late())
+                        return
+                    continue
+                if not result.alive:
+                    on_lost("another worker declared this one dead and takes its runs")
+                    return
+                if failing:
+                    logger.info("the lease of this worker is renewed again")
+                failing = False
+                backoff.reset()
+                if on_renewed is not None:
+                    on_renewed(result)
+                await asyncio.sleep(self.ttl / 3)
+        finally:
+            if connection is not None:
+                await connection.close()
+
+    async def _attempt(
+        self,
+        connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
+        connection: psycopg.AsyncConnection[Any] | None,
+    ) -> tuple[psycopg.AsyncConnection[Any], RenewResult]:
+        connection = connection or await connect()
+        try:
+            return connection, await self.renew(connection)
+        except BaseException:
+            await connection.close()
+            raise
+
+    def _extend(self, sent: float) -> None:
+        self.valid_until_monotonic = sent + self.ttl * (1 - self.margin)
+
+    def _too_late(self) -> str:
+        return f"the lease could not be renewed within {self.ttl * (1 - self.margin):g} seconds"
+
+
+async def declare_dead(
+    connection: psycopg.AsyncConnection[Any],
+    me: int,
+    *,
+    trust_locks: bool = True,
+    confirmation: float = LOCK_CONFIRMATION,
+) -> list[int]:
+    """Declare dead the other nodes that are, free their runs, and return their ids.
+
+    Any number of nodes may do this at the same time. A node without its lock is looked at again after ``confirmation``
+    seconds: it may just be reconnecting.
+
+    Args:
+        connection: an autocommit connection.
+        me: id of the node that looks; never a suspect itself.
+        trust_locks: False where a missing lock may have innocent reasons; then only the leases count.
+        confirmation: seconds.
+    """
+    suspects = await _suspects(connection, me)
+    lockless = {worker for worker, expired in suspects.items() if not expired} if trust_locks else set()
+    if lockless:
+        await asyncio.sleep(confirmation)
+        again = await _suspects(connection, me)
+        lockless &= again.keys()
+        suspects = again
+    if not lockless and not any(suspects.values()):
+        return []
+    cursor = await connection.execute(load("workers_declare_dead"), {"me": me, "lockless": sorted(lockless)})
+    dead = sorted(row[0] for row in await cursor.fetchall())
+    if dead:
+        await _release(connection, dead)
+    return dead
+
+
+async def release_stranded(connection: psycopg.AsyncConnection[Any]) -> int:
+    """Free the runs whose owner is dead or unknown, and return how many there were.
+
+    ``declare_dead`` does so for the nodes it declares dead; this finds what is left when it was cut short.
+    """
+    cursor = await connection.execute(load("runs_owners_gone"))
+    owners = [row[0] for row in await cursor.fetchall()]
+    return await _release(connection, owners) if owners else 0
+
+
+async def _suspects(connection: psycopg.AsyncConnection[Any], me: int) -> dict[int, bool]:
+    """Return the nodes that look dead, and whether it is their lease that ran out."""
+    cursor = await connection.execute(
+        load("workers_suspect"), {"me": me, "grace": RESTART_GRACE, "lock_class": LOCK_CLASS}
+    )
+    return dict(await cursor.fetchall())
+
+
+async def _release(connection: psycopg.AsyncConnection[Any], owners: list[int]) -> int:
+    # Batches, each committed on its own, keep the locks short and let other survivors claim while this goes on.
+    released = 0
+    while True:
+        cursor = await connection.execute(load("runs_release_dead"), {"owners": owners, "batch": RELEASE_BATCH})
+        released += cursor.rowcount
+        if cursor.rowcount == 0:
+            return released
+
+
+def _forget(attempt: asyncio.Task[tuple[psycopg.AsyncConnection[Any], RenewResult]]) -> None:
+    """Let an attempt end on its own time: cancelling a query on a dead network takes seconds we do not have."""
+
+    def discard(done: asyncio.Task[tuple[psycopg.AsyncConnection[Any], RenewResult]]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            done.get_loop().create_task(done.result()[0].close())
+
+    attempt.add_done_callback(discard)
+    attempt.cancel()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,557 @@
+"""The lease of a node, and the take-over from nodes that are dead."""
+
+import asyncio
+import json
+import time
+import uuid
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+from django.db import connection as django_connection
+
+from continuum.worker.connections import connect
+from continuum.worker.leases import LOCK_CLASS, RELEASE_BATCH, Lease, declare_dead, release_stranded
+from continuum.worker.sql import load
+from tests.waiting_for import eventually_async
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@asynccontextmanager
+async def sessions(count=1):
+    opened = [await connect("default", application_name=f"test {index}") for index in range(count)]
+    try:
+        yield opened[0] if count == 1 else opened
+    finally:
+        for connection in opened:
+            await connection.close()
+
+
+async def rows(connection, statement, *parameters):
+    return await (await connection.execute(statement, parameters)).fetchall()
+
+
+async def node(connection, *, ttl=30.0, name="node"):
+    lease = Lease(ttl)
+    await lease.register(connection, name=name, queues=["default"], info={"threads": 4})
+    return lease
+
+
+async def expire(connection, worker):
+    await connection.execute(
+        "UPDATE continuum_workers SET expires_at = clock_timestamp() - interval '1 second' WHERE id = %s", [worker]
+    )
+
+
+async def give_runs(connection, worker, count=1, state="running"):
+    """Insert runs that ``worker`` owns."""
+    ids = [uuid.uuid4() for _ in range(count)]
+    await connection.execute(
+        "INSERT INTO continuum_runs (id, workflow, state, owner_id, lease_token, correlation_id) "
+        "SELECT id, 'flow', %s, %s, nextval('continuum_lease_token_seq'), id FROM unnest(%s::uuid[]) AS given (id)",
+        [state, worker, ids],
+    )
+    return ids
+
+
+async def state_of(connection, worker):
+    return (await rows(connection, "SELECT state FROM continuum_workers WHERE id = %s", worker))[0][0]
+
+
+async def take_lock(connection, worker):
+    """Take the node's advisory lock in this session, as its listener does."""
+    await connection.execute(load("worker_lock"), {"lock_class": LOCK_CLASS, "worker": worker})
+    await connection.execute(load("worker_lock_held"), {"worker": worker})
+
+
+async def claim_a_lock(connection, worker):
+    """Have the row say that the node holds its lock, which it does not."""
+    await connection.execute("UPDATE continuum_workers SET session_lock = true WHERE id = %s", [worker])
+
+
+# The lease
+
+
+def test_a_node_registers_with_what_people_want_to_know():
+    async def scenario():
+        async with sessions() as connection:
+            lease = await node(connection, ttl=30.0, name="shop-1")
+            return await rows(
+                connection,
+                "SELECT name, state, queues::text, info::text, pid > 0, host <> '', session_lock, "
+                "extract(epoch FROM expires_at - heartbeat_at)::float FROM continuum_workers WHERE id = %s",
+                lease.worker_id,
+            )
+
+    [(name, state, queues, info, pid, host, locked, ttl)] = asyncio.run(scenario())
+    assert (name, state, pid, host, locked) == ("shop-1", "alive", True, True, False)
+    assert (json.loads(queues), json.loads(info)) == (["default"], {"threads": 4})
+    assert ttl == pytest.approx(30.0, abs=0.5)
+
+
+def test_a_renewal_moves_the_end_and_tells_the_servers_time():
+    async def scenario():
+        async with sessions() as connection:
+            lease = await node(connection)
+            await expire(connection, lease.worker_id)
+            result = await lease.renew(connection)
+            left = await rows(
+                connection,
+                "SELECT extract(epoch FROM expires_at - clock_timestamp())::float, "
+                "extract(epoch FROM clock_timestamp())::float FROM continuum_workers",
+            )
+            return result, left[0]
+
+    result, (left, now) = asyncio.run(scenario())
+    assert result.alive
+    assert left == pytest.approx(30.0, abs=1.0)
+    assert result.database_time_us / 1e6 == pytest.approx(now, abs=1.0)
+
+
+def test_the_node_stops_before_the_server_gives_its_runs_away():
+    async def scenario():
+        async with sessions() as connection:
+            before = time.monotonic()
+            lease = await node(connection, ttl=10.0)
+            return lease.valid_until_monotonic - before
+
+    assert asyncio.run(scenario()) == pytest.approx(9.0, abs=0.5)
+
+
+def test_validity_counts_from_when_the_renewal_was_sent():
+    async def scenario():
+        async with sessions(2) as (connection, other):
+            lease = await node(connection, ttl=10.0)
+            async with other.transaction():
+                await other.execute("SELECT FROM continuum_workers WHERE id = %s FOR UPDATE", [lease.worker_id])
+                sent = time.monotonic()
+                renewal = asyncio.create_task(lease.renew(connection))
+                await blocked(other, connection)
+            await renewal
+            return lease.valid_until_monotonic - sent, time.monotonic() - sent
+
+    left, took = asyncio.run(scenario())
+    assert took > 0.0
+    assert left == pytest.approx(9.0, abs=min(took, 0.02))
+
+
+async def blocked(observer, connection):
+    """Wait until the statement of ``connection`` waits for a lock."""
+
+    async def waits():
+        return await rows(
+            observer,
+            "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",
+            connection.info.backend_pid,
+        )
+
+    await eventually_async(waits)
+
+
+def test_a_node_that_was_declared_dead_is_not_renewed():
+    async def scenario():
+        async with sessions() as connection:
+            lease = await node(connection)
+            await connection.execute("UPDATE continuum_workers SET state = 'dead'")
+            return await lease.renew(connection), lease.valid
+
+    result, valid = asyncio.run(scenario())
+    assert not result.alive
+    assert not valid
+
+
+def test_draining_and_leaving_show_in_the_row():
+    async def scenario():
+        async with sessions() as connection:
+            lease = await node(connection)
+            await lease.mark_draining(connection)
+            draining = await state_of(connection, lease.worker_id)
+            renewed = (await lease.renew(connection)).alive
+            await lease.leave(connection)
+            left = await rows(connection, "SELECT state, stopped_at IS NOT NULL FROM continuum_workers")
+            return draining, renewed, left, lease.valid
+
+    assert asyncio.run(scenario()) == ("draining", True, [("dead", True)], False)
+
+
+def test_a_renewal_does_not_wait_for_a_journal_commit():
+    async def scenario():
+        async with sessions(2) as (connection, journal):
+            lease = await node(connection)
+            async with journal.transaction():
+                await journal.execute("SELECT FROM continuum_workers WHERE id = %s FOR KEY SHARE", [lease.worker_id])
+                return await asyncio.wait_for(lease.renew(connection), 5)
+
+    assert asyncio.run(scenario()).alive
+
+
+# Renewing for ever
+
+
+def renewing(lease, connect=None):
+    """Start renewing; returns the task and the list its losses are told to."""
+    lost = []
+
+    async def default():
+        return await globals()["connect"]("default", application_name="lease")
+
+    return asyncio.create_task(lease.renew_forever(connect or default, lost.append)), lost
+
+
+async def end(task):
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_the_lease_is_renewed_well_before_it_ends():
+    async def scenario():
+        async with sessions() as connection:
+            lease = await node(connection, ttl=0.9)
+            began = time.monotonic()
+            task, lost = renewing(lease)
+            # Twice as long as the lease would last by itself.
+            await eventually_async(lambda: lease.valid_until_monotonic - began > 1.8)
+            await end(task)
+            return lost, await state_of(connection, lease.worker_id)
+
+    assert asyncio.run(scenario()) == ([], "alive")
+
+
+def test_a_node_declared_dead_is_told_once_and_renewing_ends():
+    async def scenario():
+        async with sessions() as connection:
+            lease = await node(connection, ttl=0.6)
+            await connection.execute("UPDATE continuum_workers SET state = 'dead'")
+            task, lost = renewing(lease)
+            await asyncio.wait_for(task, 5)
+            return lost
+
+    [reason] = asyncio.run(scenario())
+    assert "declared this one dead" in reason
+
+
+def test_a_node_cut_off_from_the_server_stops_before_its_lease_ends():
+    async def scenario():
+        async with sessions() as connection:
+            lease = await node(connection, ttl=1.0)
+            expiry = time.monotonic() + 1.0
+
+            async def unreachable():
+                raise psycopg.OperationalError("no route to host")
+
+            task, lost = renewing(lease, unreachable)
+            await asyncio.wait_for(task, 5)
+            return lost, expiry - time.monotonic()
+
+    [reason], spare = asyncio.run(scenario())
+    assert "could not be renewed" in reason
+    assert spare > 0
+
+
+def test_a_server_that_does_not_answer_cannot_hold_the_node_beyond_its_lease():
+    async def scenario():
+        async with sessions(2) as (connection, other):
+            lease = await node(connection, ttl=1.0)
+            expiry = time.monotonic() + 1.0
+            async with other.transaction():
+                await other.execute("SELECT FROM continuum_workers FOR UPDATE")
+                task, lost = renewing(lease)
+                await asyncio.wait_for(task, 5)
+                return lost, expiry - time.monotonic()
+
+    [reason], spare = asyncio.run(scenario())
+    assert "could not be renewed" in reason
+    assert spare > 0
+
+
+def test_a_dropped_connection_is_replaced_and_the_lease_kept():
+    async def scenario():
+        async with sessions() as connection:
+            lease = await node(connection, ttl=0.9)
+            opened = []
+
+            async def open_one():
+                opened.append(await connect("default", application_name="lease"))
+                return opened[-1]
+
+            task, lost = renewing(lease, open_one)
+            await eventually_async(lambda: opened)
+            await rows(connection, "SELECT pg_terminate_backend(%s)", opened[0].info.backend_pid)
+            await eventually_async(lambda: len(opened) == 2)
+            before = lease.valid_until_monotonic
+            await eventually_async(lambda: lease.valid_until_monotonic > before)
+            await end(task)
+            return lost
+
+    assert asyncio.run(scenario()) == []
+
+
+def test_a_node_that_was_stopped_for_a_while_asks_before_it_gives_up():
+    async def scenario():
+        async with sessions() as connection:
+            lease = await node(connection, ttl=6.0)
+            # As after SIGSTOP, or a laptop's sleep: time is up, but nobody was there to declare anything.
+            lease.valid_until_monotonic = time.monotonic() - 1
+            task, lost = renewing(lease)
+            await eventually_async(lambda: lease.valid)
+            await end(task)
+            return lost
+
+    assert asyncio.run(scenario()) == []
+
+
+# Take-over
+
+
+def test_runs_of_an_expired_node_become_claimable_with_a_new_token():
+    async def scenario():
+        async with sessions() as connection:
+            me, other = await node(connection), await node(connection)
+            [run] = await give_runs(connection, other.worker_id)
+            [(token,)] = await rows(connection, "SELECT lease_token FROM continuum_runs")
+            await expire(connection, other.worker_id)
+            dead = await declare_dead(connection, me.worker_id)
+            found = await rows(
+                connection,
+                "SELECT state, owner_id, lease_token > %s, recoveries, next_wakeup_at <= clock_timestamp() "
+                "FROM continuum_runs WHERE id = %s",
+                token,
+                run,
+            )
+            return dead == [other.worker_id], await state_of(connection, other.worker_id), found
+
+    assert asyncio.run(scenario()) == (True, "dead", [("suspended", None, True, 1, True)])
+
+
+def test_every_released_run_gets_a_token_of_its_own_and_tokens_only_grow():
+    async def scenario():
+        async with sessions() as connection:
+            me, other = await node(connection), await node(connection)
+            await give_runs(connection, other.worker_id, 5)
+            [(before,)] = await rows(connection, "SELECT nextval('continuum_lease_token_seq')")
+            await expire(connection, other.worker_id)
+            await declare_dead(connection, me.worker_id)
+            return before, [token for (token,) in await rows(connection, "SELECT lease_token FROM continuum_runs")]
+
+    before, tokens = asyncio.run(scenario())
+    assert len(set(tokens)) == 5
+    assert min(tokens) > before
+
+
+def test_a_run_that_had_ended_is_only_detached():
+    async def scenario():
+        async with sessions() as connection:
+            me, other = await node(connection), await node(connection)
+            await give_runs(connection, other.worker_id, state="completed")
+            await expire(connection, other.worker_id)
+            await declare_dead(connection, me.worker_id)
+            return await rows(connection, "SELECT state, owner_id, recoveries, next_wakeup_at FROM continuum_runs")
+
+    assert asyncio.run(scenario()) == [("completed", None, 0, None)]
+
+
+def test_live_nodes_and_the_node_itself_are_left_alone():
+    async def scenario():
+        async with sessions() as connection:
+            me, other = await node(connection), await node(connection)
+            await give_runs(connection, other.worker_id)
+            await expire(connection, me.worker_id)
+            dead = await declare_dead(connection, me.worker_id)
+            return dead, await rows(connection, "SELECT count(*) FROM continuum_runs WHERE owner_id IS NOT NULL")
+
+    assert asyncio.run(scenario()) == ([], [(1,)])
+
+
+def test_a_process_that_is_gone_is_noticed_by_its_lock_long_before_its_lease_ends():
+    async def scenario():
+        async with sessions(2) as (connection, listener):
+            me, other = await node(connection), await node(connection, ttl=3600)
+            await take_lock(listener, other.worker_id)
+            await give_runs(connection, other.worker_id)
+            held = await declare_dead(connection, me.worker_id, confirmation=0)
+            await listener.close()  # as the kernel does for a killed process
+
+            async def taken():
+                return await declare_dead(connection, me.worker_id, confirmation=0)
+
+            return held, await eventually_async(taken) == [other.worker_id]
+
+    assert asyncio.run(scenario()) == ([], True)
+
+
+def test_a_node_without_a_lock_is_judged_by_its_lease_alone():
+    async def scenario():
+        async with sessions() as connection:
+            me = await node(connection)
+            await node(connection)  # registered, its lock not yet taken, or behind a pooler
+            return await declare_dead(connection, me.worker_id, confirmation=0)
+
+    assert asyncio.run(scenario()) == []
+
+
+def test_a_lock_that_is_back_at_the_second_look_was_only_a_reconnect():
+    async def scenario():
+        async with sessions(3) as (connection, listener, again):
+            me, other = await node(connection), await node(connection)
+            await take_lock(listener, other.worker_id)
+            await listener.close()
+            looks = asyncio.create_task(declare_dead(connection, me.worker_id, confirmation=0.3))
+            # Taken after the first look may have found it missing, before the second.
+            await eventually_async(lambda: lock_is_free(again, other.worker_id))
+            await take_lock(again, other.worker_id)
+            return await looks, await state_of(connection, other.worker_id)
+
+    assert asyncio.run(scenario()) == ([], "alive")
+
+
+async def lock_is_free(connection, worker):
+    return (
+        await rows(
+            connection,
+            "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s::bigint::oid "
+            "AND objid = %s::bigint::oid)",
+            LOCK_CLASS,
+            worker,
+        )
+    )[0][0]
+
+
+def test_missing_locks_count_for_nothing_where_they_are_not_trusted():
+    async def scenario():
+        async with sessions() as connection:
+            me, other = await node(connection), await node(connection)
+            await claim_a_lock(connection, other.worker_id)
+            distrusted = await declare_dead(connection, me.worker_id, trust_locks=False, confirmation=0)
+            trusted = await declare_dead(connection, me.worker_id, confirmation=0)
+            return distrusted, trusted == [other.worker_id]
+
+    assert asyncio.run(scenario()) == ([], True)
+
+
+@pytest.mark.parametrize(("registered", "dead"), [("before", False), ("after", True)])
+def test_after_a_restart_of_the_server_nodes_get_time_to_take_their_locks_again(registered, dead, monkeypatch):
+    # The server of the tests may have been up for longer than the grace period, or for less: make it "less".
+    monkeypatch.setattr("continuum.worker.leases.RESTART_GRACE", 10_000_000)
+
+    async def scenario():
+        async with sessions() as connection:
+            me, other = await node(connection), await node(connection)
+            await claim_a_lock(connection, other.worker_id)
+            if registered == "before":
+                await connection.execute(
+                    "UPDATE continuum_workers SET started_at = pg_postmaster_start_time() - interval '1 hour'"
+                )
+            return bool(await declare_dead(connection, me.worker_id, confirmation=0))
+
+    assert asyncio.run(scenario()) is dead
+
+
+def test_declaring_a_node_dead_yields_to_its_journal_commit():
+    async def scenario():
+        async with sessions(2) as (connection, journal):
+            me, other = await node(connection), await node(connection)
+            await expire(connection, other.worker_id)
+            async with journal.transaction():
+                await journal.execute("SELECT FROM continuum_workers WHERE id = %s FOR KEY SHARE", [other.worker_id])
+                during = await asyncio.wait_for(declare_dead(connection, me.worker_id), 5)
+            return during, await declare_dead(connection, me.worker_id) == [other.worker_id]
+
+    assert asyncio.run(scenario()) == ([], True)
+
+
+def test_two_survivors_do_not_wait_for_each_other_and_each_death_is_declared_once():
+    async def scenario():
+        async with sessions(2) as (first, second):
+            me, you, other = await node(first), await node(second), await node(first)
+            await give_runs(first, other.worker_id, 20)
+            await expire(first, other.worker_id)
+            both = await asyncio.gather(declare_dead(first, me.worker_id), declare_dead(second, you.worker_id))
+            return sorted(map(len, both)), await rows(first, "SELECT DISTINCT recoveries FROM continuum_runs")
+
+    assert asyncio.run(scenario()) == ([0, 1], [(1,)])
+
+
+def test_a_death_is_followed_by_all_batches():
+    async def scenario():
+        async with sessions() as connection:
+            me, other = await node(connection), await node(connection)
+            await give_runs(connection, other.worker_id, RELEASE_BATCH + 7)
+            await expire(connection, other.worker_id)
+            await declare_dead(connection, me.worker_id)
+            return await rows(connection, "SELECT count(*) FROM continuum_runs WHERE owner_id IS NOT NULL")
+
+    assert asyncio.run(scenario()) == [(0,)]
+
+
+def test_a_takeover_that_was_killed_half_way_is_finished_by_a_later_sweep(monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    class Dying:
+        """A connection whose process is killed after the first batch."""
+
+        def __init__(self, connection):
+            self.connection = connection
+            self.batches = 0
+
+        async def execute(self, statement, parameters=None):
+            if statement == load("runs_release_dead"):
+                self.batches += 1
+                if self.batches > 1:
+                    raise Killed
+                parameters = {**parameters, "batch": 10}
+            return await self.connection.execute(statement, parameters)
+
+    async def scenario():
+        async with sessions() as connection:
+            me, other = await node(connection), await node(connection)
+            await give_runs(connection, other.worker_id, 25)
+            await expire(connection, other.worker_id)
+            with pytest.raises(Killed):
+                await declare_dead(Dying(connection), me.worker_id)
+            [(left,)] = await rows(connection, "SELECT count(*) FROM continuum_runs WHERE owner_id IS NOT NULL")
+            released = await release_stranded(connection)
+            return left, released, await rows(connection, "SELECT DISTINCT owner_id, recoveries FROM continuum_runs")
+
+    assert asyncio.run(scenario()) == (15, 15, [(None, 1)])
+
+
+def test_runs_of_an_owner_nobody_knows_are_freed_and_those_of_live_owners_kept():
+    async def scenario():
+        async with sessions() as connection:
+            alive = await node(connection)
+            await give_runs(connection, alive.worker_id, 3)
+            await give_runs(connection, alive.worker_id + 1_000_000, 2)
+            return await release_stranded(connection), await rows(
+                connection, "SELECT owner_id IS NULL, count(*) FROM continuum_runs GROUP BY 1 ORDER BY 1"
+            )
+
+    assert asyncio.run(scenario()) == (2, [(False, 3), (True, 2)])
+
+
+def test_a_run_locked_by_somebody_is_left_for_the_next_sweep():
+    async def scenario():
+        async with sessions(2) as (connection, other):
+            [run, _] = await give_runs(connection, 1_000_000, 2)
+            async with other.transaction():
+                await other.execute("SELECT FROM continuum_runs WHERE id = %s FOR UPDATE", [run])
+                first = await asyncio.wait_for(release_stranded(connection), 5)
+            return first, await release_stranded(connection)
+
+    assert asyncio.run(scenario()) == (1, 1)
+
+
+def test_finding_abandoned_owners_walks_the_index_of_owners():
+    with django_connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO continuum_runs (id, workflow, owner_id, correlation_id) "
+            "SELECT gen_random_uuid(), 'flow', n %% 4, gen_random_uuid() FROM generate_series(1, 5000) AS n",
+            [],
+        )
+        cursor.execute("ANALYZE continuum_runs")
+        # Executed, since the part that walks on is only set up then.
+        cursor.execute("EXPLAIN (ANALYZE) " + load("runs_owners_gone"))
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert plan.count("continuum_runs_owner_idx") == 2, plan
+    assert "Seq Scan on continuum_runs" not in plan

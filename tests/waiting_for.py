@@ -1,0 +1,62 @@
+"""Waiting on conditions instead of sleeping: every helper here has a deadline and says what it waited for."""
+
+import asyncio
+import inspect
+import time
+
+__all__ = ["eventually", "eventually_async"]
+
+_STEP = 0.005
+_LONGEST_STEP = 0.05
+
+
+def eventually(condition, timeout=10.0, *, message=""):
+    """Call ``condition`` until what it returns is true, and return that.
+
+    An ``AssertionError`` inside counts as "not yet", so a block of asserts can be waited for; its last words end up in
+    the failure.
+
+    Raises:
+        AssertionError: ``timeout`` seconds passed first.
+    """
+    deadline = time.monotonic() + timeout
+    step = _STEP
+    while True:
+        value, doubt = _ask(condition)
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(_complaint(condition, timeout, message, value, doubt))
+        time.sleep(step)
+        step = min(step * 1.5, _LONGEST_STEP)
+
+
+async def eventually_async(condition, timeout=10.0, *, message=""):
+    """``eventually`` for the inside of a running loop; ``condition`` may be a function or a coroutine function."""
+    deadline = time.monotonic() + timeout
+    step = _STEP
+    while True:
+        value, doubt = _ask(condition)
+        if inspect.isawaitable(value):
+            try:
+                value = await value
+            except AssertionError as error:
+                value, doubt = None, error
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(_complaint(condition, timeout, message, value, doubt))
+        await asyncio.sleep(step)
+        step = min(step * 1.5, _LONGEST_STEP)
+
+
+def _ask(condition):
+    try:
+        return condition(), None
+    except AssertionError as error:
+        return None, error
+
+
+def _complaint(condition, timeout, message, value, doubt):
+    what = message or getattr(condition, "__qualname__", repr(condition))
+    return f"not within {timeout} s: {what}; last seen: {doubt if doubt is not None else value!r}"
