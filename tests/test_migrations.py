@@ -44,8 +44,9 @@ def migrated_back(transactional_db):
 
 
 @pytest.fixture
-def sqlite(django_db_blocker):
-    database = ConnectionHandler({"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})["default"]
+def sqlite(django_db_blocker, tmp_path):
+    engine = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "db.sqlite3"}
+    database = ConnectionHandler({"default": engine})["default"]
     with django_db_blocker.unblock():  # a database of the test's own
         yield database
         database.close()

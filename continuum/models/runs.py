@@ -1,10 +1,4 @@
-"""The schema: what a run is, what happened to it, what reached it, and who works on it.
-
-The worker reads and writes these tables with SQL of its own; the models are what application code, the admin and the
-migrations see. Every default is a default of the database, so that a statement naming only some columns works too. No
-foreign keys: the hot tables are written by the thousand a second, and all but workers, versions and schedules lead with
-the run's id, so that the schema can be distributed by it.
-"""
+"""Runs, their histories and their inboxes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,22 +6,12 @@ from datetime import datetime
 from typing import Any, Self
 
 from django.db import models
-from django.db.models.functions import Now
 
-from continuum.fields import DurableJSONField, GinIndex, IdentityField, Index
+from continuum.fields import GinIndex, IdentityField, Index
 from continuum.ids import uuid7
+from continuum.models.columns import json_column, now_column, small_column, text_column
 
-__all__ = [
-    "ActivityResult",
-    "ActivityTask",
-    "Event",
-    "HistoryEvent",
-    "InboxMessage",
-    "Run",
-    "Schedule",
-    "Worker",
-    "WorkflowVersion",
-]
+__all__ = ["Event", "HistoryEvent", "InboxMessage", "Run", "RunQuerySet"]
 
 _HISTORY_PAGE = 500
 
@@ -51,24 +35,6 @@ class Event:
     name: str | None
     data: Any
     recorded_at: datetime
-
-
-def _text(default: str = "", **kwargs) -> models.TextField:
-    return models.TextField(default=default, db_default=default, **kwargs)
-
-
-def _small(default: int) -> models.SmallIntegerField:
-    return models.SmallIntegerField(default=default, db_default=default)
-
-
-def _json(default: type | None = None) -> DurableJSONField:
-    if default is None:
-        return DurableJSONField(null=True)
-    return DurableJSONField(default=default, db_default=models.Value("[]" if default is list else "{}"))
-
-
-def _now() -> models.DateTimeField:
-    return models.DateTimeField(db_default=Now())
 
 
 class RunQuerySet(models.QuerySet):
@@ -110,20 +76,20 @@ class Run(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     workflow = models.TextField()
     version = models.IntegerField(default=1, db_default=1)
-    version_hash = _text()
-    namespace = _text("default")
+    version_hash = text_column()
+    namespace = text_column("default")
     attributes = models.JSONField(default=dict, db_default=models.Value("{}"))
-    state = _text(State.PENDING, choices=State.choices)
-    priority = _small(0)
-    input = _json(list)
-    result = _json()
-    error = _json()
-    progress = _json()
-    waiting_on = _json(list)
+    state = text_column(State.PENDING, choices=State.choices)
+    priority = small_column(0)
+    input = json_column(list)
+    result = json_column()
+    error = json_column()
+    progress = json_column()
+    waiting_on = json_column(list)
     owner_id = models.BigIntegerField(null=True)
     lease_token = models.BigIntegerField(default=0, db_default=0)
-    recoveries = _small(0)
-    started_at = _now()
+    recoveries = small_column(0)
+    started_at = now_column()
     claimed_at = models.DateTimeField(null=True)
     completed_at = models.DateTimeField(null=True)
     next_wakeup_at = models.DateTimeField(null=True)
@@ -202,7 +168,7 @@ class HistoryEvent(models.Model):
     type = models.TextField()
     command_id = models.TextField(null=True)
     name = models.TextField(null=True)
-    data = _json(dict)
+    data = json_column(dict)
     recorded_at = models.DateTimeField()
 
     class Meta:
@@ -243,9 +209,9 @@ class InboxMessage(models.Model):
     kind = models.TextField(choices=Kind.choices)
     name = models.TextField(null=True)
     command_id = models.TextField(null=True)
-    payload = _json()
+    payload = json_column()
     delivery_id = models.TextField(null=True)
-    created_at = _now()
+    created_at = now_column()
     consumed_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -269,157 +235,3 @@ class InboxMessage(models.Model):
         if self._state.adding:
             kwargs.setdefault("force_insert", True)
         super().save(*args, **kwargs)
-
-
-class ActivityTask(models.Model):
-    """An activity that waits for, or is with, a worker serving its queue."""
-
-    class State(models.TextChoices):
-        """Where a task stands."""
-
-        READY = "ready", "ready"
-        RUNNING = "running", "running"
-
-    pk = models.CompositePrimaryKey("run_id", "command_id")
-    run_id = models.UUIDField()
-    command_id = models.TextField()
-    activity = models.TextField()
-    queue = _text("default")
-    priority = _small(0)
-    args = DurableJSONField()
-    options = _json(dict)
-    state = _text(State.READY)
-    attempt = _small(0)
-    due_at = _now()
-    owner_id = models.BigIntegerField(null=True)
-    lease_token = models.BigIntegerField(default=0, db_default=0)
-    heartbeat_at = models.DateTimeField(null=True)
-    heartbeat_details = _json()
-    claimed_at = models.DateTimeField(null=True)
-    created_at = _now()
-
-    class Meta:
-        db_table = "continuum_activity_tasks"
-        indexes = (
-            Index(
-                fields=["queue", "-priority", "due_at"],
-                name="continuum_activity_tasks_ready_idx",
-                condition=models.Q(state="ready"),
-            ),
-            Index(
-                fields=["owner_id"],
-                name="continuum_activity_tasks_owner_idx",
-                condition=models.Q(owner_id__isnull=False),
-            ),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.activity} {self.command_id}"
-
-
-class ActivityResult(models.Model):
-    """A lasting record, which outlives the run it came from: at most one a command, or a key.
-
-    For a key the row's ``run_id`` is derived from it (``ids.derived``), so that the primary key alone keeps keys
-    unique, also where the tables are distributed by ``run_id``.
-    """
-
-    class Kind(models.TextChoices):
-        """What the record is about."""
-
-        ACTIVITY = "activity", "activity"
-        ACTIVITY_KEY = "activity_key", "activity key"
-        START_KEY = "start_key", "start key"
-
-    pk = models.CompositePrimaryKey("run_id", "command_id")
-    run_id = models.UUIDField()
-    command_id = models.TextField()
-    kind = _text(Kind.ACTIVITY)
-    name = _text()
-    idempotency_key = models.TextField(null=True)
-    result = _json()
-    attempt = _small(1)
-    created_at = _now()
-
-    class Meta:
-        db_table = "continuum_activity_results"
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name} {self.command_id}"
-
-
-class Worker(models.Model):
-    """A worker node. The row is its lease: while it is renewed, the runs that name it are the worker's."""
-
-    class State(models.TextChoices):
-        """Where a worker stands."""
-
-        ALIVE = "alive", "alive"
-        DRAINING = "draining", "draining"
-        DEAD = "dead", "dead"
-
-    id = models.BigAutoField(primary_key=True)
-    name = models.TextField()
-    host = _text()
-    pid = models.IntegerField(default=0, db_default=0)
-    state = _text(State.ALIVE, choices=State.choices)
-    queues = _json(list)
-    info = _json(dict)
-    session_lock = models.BooleanField(default=False, db_default=False)
-    started_at = _now()
-    heartbeat_at = _now()
-    expires_at = models.DateTimeField()
-    stopped_at = models.DateTimeField(null=True)
-
-    class Meta:
-        db_table = "continuum_workers"
-        indexes = (Index(fields=["expires_at"], name="continuum_workers_live_idx", condition=~models.Q(state="dead")),)
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class WorkflowVersion(models.Model):
-    """A version of a workflow that some worker has loaded, and where its code is."""
-
-    id = models.BigAutoField(primary_key=True)
-    workflow = models.TextField()
-    version = models.IntegerField()
-    version_hash = models.TextField()
-    location = _text()
-    patch_sites = _json(list)
-    first_seen_at = _now()
-    last_seen_at = _now()
-
-    class Meta:
-        db_table = "continuum_workflow_versions"
-        constraints = (
-            models.UniqueConstraint(
-                fields=["workflow", "version", "version_hash"], name="continuum_workflow_versions_key"
-            ),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.workflow} v{self.version}"
-
-
-class Schedule(models.Model):
-    """A workflow that is started again and again."""
-
-    id = models.BigAutoField(primary_key=True)
-    name = models.TextField()
-    workflow = models.TextField()
-    spec = models.TextField()
-    timezone = _text("UTC")
-    input = _json(list)
-    paused = models.BooleanField(default=False, db_default=False)
-    next_run_at = models.DateTimeField(null=True)
-    last_run_at = models.DateTimeField(null=True)
-    created_at = _now()
-
-    class Meta:
-        db_table = "continuum_schedules"
-        constraints = (models.UniqueConstraint(fields=["name"], name="continuum_schedules_name_key"),)
-
-    def __str__(self) -> str:
-        return self.name
