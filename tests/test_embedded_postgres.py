@@ -333,6 +333,17 @@ def test_long_paths_get_a_short_socket(new_dir):
     with EmbeddedPostgres(deep, QUICK) as server:
         assert len(str(server.socket_dir)) < postgres.LONGEST_SOCKET_DIRECTORY
         assert one(server, "select 1") == 1
+    assert not server.socket_dir.exists()
+
+
+def test_a_socket_directory_somebody_else_made_is_not_used(new_dir):
+    server = EmbeddedPostgres(new_dir / ("d" * 60) / ("e" * 60), QUICK)
+    server.socket_dir.symlink_to(new_dir)
+    try:
+        with pytest.raises(PostgresUnavailableError, match="belongs to somebody else"):
+            server.start()
+    finally:
+        server.socket_dir.unlink()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root hides its folders from the server's account")

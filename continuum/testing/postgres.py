@@ -80,7 +80,9 @@ class EmbeddedPostgres:
         self.major_version = _major_version(self._bin, self._account)
         self.home = self._made_home(self.base_dir)
         self.data_dir = self.home / "data"
-        self.socket_dir = self._made_socket_dir()
+        self.socket_dir = self.home
+        if len(os.fsencode(self.home)) > LONGEST_SOCKET_DIRECTORY:
+            self.socket_dir = Path("/tmp") / f"continuum-postgres-{os.geteuid()}-{_digest(str(self.home))}"
         self._users: IO[str] | None = None
         self._pid = 0
         self._temporary: Path | None = None
@@ -111,6 +113,7 @@ class EmbeddedPostgres:
         try:
             with self._starting_or_stopping():
                 self._create_cluster()
+                self._make_socket_dir()
                 self._launch()
                 # The kernel drops the lock when the process ends, however it ends.
                 fcntl.flock(users, fcntl.LOCK_SH)
@@ -131,9 +134,11 @@ class EmbeddedPostgres:
             fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             last = True
             self._halt("fast")
+            if self.socket_dir != self.home:
+                shutil.rmtree(self.socket_dir, ignore_errors=True)
         self._users = None
         if last and self._temporary is not None:
-            for directory in (self.home.parent, self._temporary, self.socket_dir):
+            for directory in (self.home.parent, self._temporary):
                 shutil.rmtree(directory, ignore_errors=True)
 
     def restart(self, mode: str = "fast") -> None:
@@ -194,15 +199,15 @@ class EmbeddedPostgres:
             raise PermissionError(f"the account PostgreSQL runs as cannot use {directory}")
         return directory
 
-    def _made_socket_dir(self) -> Path:
-        if len(os.fsencode(self.home)) <= LONGEST_SOCKET_DIRECTORY:
-            return self.home
-        directory = Path("/tmp") / f"continuum-postgres-{os.geteuid()}-{_digest(str(self.home))}"
-        directory.mkdir(mode=0o700, exist_ok=True)
-        owner = directory.lstat().st_uid
-        if directory.is_symlink() or owner not in (os.geteuid(), self._account.get("user")):
-            raise PostgresUnavailableError(f"{directory} belongs to somebody else (user id {owner}); remove it")
-        return self._made_private(directory)
+    def _make_socket_dir(self) -> None:
+        if self.socket_dir == self.home:
+            return
+        self.socket_dir.mkdir(mode=0o700, exist_ok=True)
+        owner = self.socket_dir.lstat().st_uid
+        # Anybody may have put something there before us.
+        if self.socket_dir.is_symlink() or owner not in (os.geteuid(), self._account.get("user")):
+            raise PostgresUnavailableError(f"{self.socket_dir} belongs to somebody else (user id {owner}); remove it")
+        self._made_private(self.socket_dir)
 
     # The cluster
 
@@ -375,9 +380,6 @@ def _major_version(bin_dir: Path, account: Mapping[str, Any]) -> int:
     if match is None:
         raise PostgresUnavailableError(f"{bin_dir / 'postgres'} does not tell its version: {said.stdout!r}")
     return int(match[0])
-
-
-# Odds and ends
 
 
 def _command_line(pid: int) -> str | None:
