@@ -18,8 +18,9 @@ class ContinuumConfig(AppConfig):
 
     def ready(self) -> None:
         from continuum import checks  # noqa: F401  (importing it registers the checks)
-        from continuum.discovery import autodiscover
+        from continuum.discovery import import_app_modules, import_listed_modules
 
-        # A wrong setting must not keep `manage.py check` from naming it: the checks report what is suppressed here.
+        import_app_modules()
+        # A wrong setting must not keep `manage.py check` from naming it: the checks report what is passed over here.
         with suppress(ImproperlyConfigured):
-            autodiscover()
+            import_listed_modules()

@@ -9,7 +9,7 @@ from django.utils.module_loading import autodiscover_modules
 
 from continuum.conf import settings
 
-__all__ = ["autodiscover", "import_listed_modules"]
+__all__ = ["autodiscover", "import_app_modules", "import_listed_modules"]
 
 
 def autodiscover() -> None:
@@ -21,10 +21,15 @@ def autodiscover() -> None:
         ImproperlyConfigured: an entry of ``CONTINUUM["WORKFLOW_MODULES"]`` cannot be imported.
         Exception: whatever the ``workflows.py`` of an app raises while it is imported, as with ``admin.py``.
     """
-    autodiscover_modules("workflows")
+    import_app_modules()
     broken = import_listed_modules()
     if broken:
         raise ImproperlyConfigured("\n".join(broken.values()))
+
+
+def import_app_modules() -> None:
+    """Import ``workflows.py`` of every installed app that has one; what it raises is not caught."""
+    autodiscover_modules("workflows")
 
 
 def import_listed_modules() -> dict[str, str]:
@@ -32,6 +37,9 @@ def import_listed_modules() -> dict[str, str]:
 
     Returns:
         Those that could not be imported: name to a sentence that says why.
+
+    Raises:
+        ImproperlyConfigured: the setting is no list of names.
     """
     broken = {}
     for name in settings.WORKFLOW_MODULES:

@@ -1,4 +1,5 @@
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -7,6 +8,15 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from continuum.testing.postgres import EmbeddedPostgres
+
+
+@pytest.fixture(autouse=True)
+def no_background_connections() -> Iterator[None]:
+    """Close the connections that hints and waiting keep: a database in use cannot be dropped."""
+    yield
+    for name in ("continuum.hints", "continuum.listening"):
+        if module := sys.modules.get(name):
+            module.close_all()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import sys
 from io import StringIO
 
 import pytest
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
@@ -214,6 +215,21 @@ def test_discovery_does_not_pass_over_a_broken_module(project_module):
         for _ in range(2):
             with pytest.raises(ImproperlyConfigured, match="ZeroDivisionError"):
                 autodiscover()
+
+
+@pytest.mark.parametrize("modules", [["no_such_flows"], 5])
+def test_a_wrong_setting_does_not_keep_the_project_from_loading(modules):
+    with override_settings(CONTINUUM={"WORKFLOW_MODULES": modules}):
+        apps.get_app_config("continuum").ready()
+
+
+def test_an_app_whose_workflows_do_not_load_keeps_the_project_from_loading(monkeypatch):
+    def broken(name):
+        raise ImproperlyConfigured("the app is broken")
+
+    monkeypatch.setattr("continuum.discovery.autodiscover_modules", broken)
+    with pytest.raises(ImproperlyConfigured, match="the app is broken"):
+        apps.get_app_config("continuum").ready()
 
 
 def test_a_module_that_was_mended_is_found(project_module, tmp_path):

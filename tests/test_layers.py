@@ -18,7 +18,14 @@ LAYERS = [
     ["continuum.conf", "continuum.discovery"],
     ["continuum.fields", "continuum.models", "continuum.worker.partitions", "continuum.worker.sql"],
     ["continuum.migrations", "continuum.worker"],
-    ["continuum.arguments", "continuum.client", "continuum.hints", "continuum.listening", "continuum.waiting"],
+    [
+        "continuum.arguments",
+        "continuum.client",
+        "continuum.hints",
+        "continuum.listening",
+        "continuum.starting",
+        "continuum.waiting",
+    ],
     [
         "continuum",
         "continuum.admin",
