@@ -1,0 +1,256 @@
+"""What callers hand to the client, checked and put into the form the statements take.
+
+Everything is checked before anything is written, and every complaint names the argument.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any, Literal, Union, get_args, get_origin
+from uuid import UUID
+
+from continuum import values
+from continuum.conf import settings as continuum_settings
+from continuum.core.definitions import WorkflowDefinition, registry
+from continuum.core.durations import seconds
+from continuum.exceptions import DurableValueError
+from continuum.models import Run
+
+__all__ = [
+    "accepts",
+    "alias_for",
+    "definition_of",
+    "encode_input",
+    "encode_inputs",
+    "encode_value",
+    "namespace_filter",
+    "run_uuid",
+    "start_options",
+    "text",
+    "wait_seconds",
+]
+
+_LONGEST_NAME = 200
+_LONGEST_KEY = 500
+_LONGEST_TIMEOUT = 100 * 365 * 86_400
+_DEEPEST_ATTRIBUTES = 100
+# Control characters, and half surrogate pairs, which no database stores.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def definition_of(flow: WorkflowDefinition | str) -> WorkflowDefinition:
+    """Return the workflow that ``flow`` is, or names.
+
+    Raises:
+        UnknownWorkflowError: no workflow of that name is loaded.
+        TypeError: ``flow`` is something else.
+    """
+    if isinstance(flow, WorkflowDefinition):
+        return flow
+    if isinstance(flow, str):
+        return registry.workflow(flow)
+    what = getattr(flow, "__qualname__", None) or repr(flow)
+    raise TypeError(f"flow must be a function decorated with @workflow, or the name of one, not {what}")
+
+
+def alias_for(using: str | None, run_id: object = None) -> str:
+    """Return the database to work in: the one asked for, the run's own, or the configured one."""
+    if using is not None:
+        return using
+    if isinstance(run_id, Run) and run_id._state.db:
+        return run_id._state.db
+    return continuum_settings.DATABASE
+
+
+def run_uuid(run_id: UUID | str | Run) -> UUID:
+    """Return the id that ``run_id`` is, spells or has.
+
+    Raises:
+        ValueError: a string that is no UUID.
+        TypeError: something else.
+    """
+    if isinstance(run_id, UUID):
+        return run_id
+    if isinstance(run_id, Run):
+        return run_id.id
+    if isinstance(run_id, str):
+        try:
+            return UUID(run_id)
+        except ValueError:
+            raise ValueError(f"run_id must be a UUID, which {run_id!r} is not") from None
+    raise TypeError(f"run_id must be a UUID, its string, or a Run, not {run_id!r}")
+
+
+def text(name: str, value: object, longest: int = _LONGEST_KEY) -> str:
+    """Return ``value`` if it is a non-empty string that can be stored.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: empty, longer than ``longest`` characters, or with characters no database stores.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r}")
+    if not 0 < len(value) <= longest:
+        raise ValueError(f"{name} must have 1 to {longest} characters, not {len(value)}")
+    if _UNSTORABLE.search(value):
+        raise ValueError(f"{name} must not hold NUL or lone surrogates: {value!r}")
+    return value
+
+
+def namespace_filter(namespace: str | None) -> str | None:
+    """Return the namespace a run must be in, None for any."""
+    return None if namespace is None else _namespace(namespace)
+
+
+def wait_seconds(timeout: Any) -> float | None:
+    """Return how long to wait at most, in seconds; None for ever."""
+    return None if timeout is None else seconds(timeout, "timeout")
+
+
+def start_options(
+    namespace: str, attributes: Mapping[str, Any] | None, start_at: datetime | None, timeout: Any, priority: int
+) -> dict[str, Any]:
+    """Return the options of a start as parameters of the statement.
+
+    Raises:
+        TypeError, ValueError: an option is wrong; the message names it.
+    """
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise TypeError(f"priority must be an int, not {priority!r}")
+    if not -(2**15) <= priority < 2**15:
+        raise ValueError(f"priority must be between -32768 and 32767, not {priority}")
+    return {
+        "namespace": namespace if namespace == "default" else _namespace(namespace),
+        "attributes": _attributes(attributes) if attributes is not None else "{}",
+        "start_at": None if start_at is None else _moment("start_at", start_at),
+        "timeout_us": None if timeout is None else _timeout_us(timeout),
+        "priority": priority,
+    }
+
+
+def encode_input(definition: WorkflowDefinition, args: tuple[Any, ...]) -> str:
+    """Return the arguments of a run as JSON text, checked against the workflow's signature.
+
+    Raises:
+        TypeError: they do not fit the signature.
+        DurableValueError: one of them cannot be stored, or they are too big; the path begins with ``input``.
+    """
+    limit = continuum_settings.MAX_VALUE_BYTES
+    return _limited("input", definition.encode_arguments(args, {}, path="input", max_bytes=limit), limit)
+
+
+def encode_inputs(definition: WorkflowDefinition, inputs: Iterable[Any]) -> list[str]:
+    """Return the single arguments of many runs as JSON texts.
+
+    Raises:
+        TypeError: ``inputs`` cannot be iterated over, or the workflow does not take one argument.
+        DurableValueError: one of them cannot be stored; the path begins with ``inputs[<index>]``.
+    """
+    if isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Iterable):
+        raise TypeError(f"inputs must be an iterable of the workflow's single arguments, not {type(inputs).__name__}")
+    definition.bind_arguments((None,), {})
+    annotation = definition.parameters.at(0)
+    limit = continuum_settings.MAX_VALUE_BYTES - 2
+    encode = values.encode
+    return [
+        f"[{encode(value, annotation, path=f'inputs[{index}]', max_bytes=limit)}]" for index, value in enumerate(inputs)
+    ]
+
+
+def encode_value(value: Any, annotation: Any, path: str) -> str:
+    """Return a value as JSON text.
+
+    Raises:
+        DurableValueError: it cannot be stored, or is too big.
+    """
+    return values.encode(value, annotation, path=path, max_bytes=continuum_settings.MAX_VALUE_BYTES)
+
+
+def accepts(annotation: Any, value: Any) -> bool:
+    """Tell whether ``value`` is what a declared type (a class or an annotation) allows, without looking inside it."""
+    if annotation is Any or annotation is object:
+        return True
+    if annotation is None:
+        return value is None
+    origin = get_origin(annotation)
+    if origin is Union or origin is types.UnionType:
+        return any(accepts(option, value) for option in get_args(annotation))
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in get_args(annotation))
+    if origin is not None:
+        annotation = origin
+    if annotation in (int, float) and isinstance(value, bool):
+        return False
+    if annotation is float and isinstance(value, int):
+        return True
+    # What is no class (a type variable, a forward reference) cannot be checked here.
+    return not isinstance(annotation, type) or isinstance(value, annotation)
+
+
+def _namespace(namespace: object) -> str:
+    name = text("namespace", namespace, _LONGEST_NAME)
+    if _UNPRINTABLE.search(name):
+        raise ValueError(f"namespace must not hold control characters: {name!r}")
+    return name
+
+
+def _moment(name: str, value: object) -> datetime:
+    if not isinstance(value, datetime):
+        raise TypeError(f"{name} must be an aware datetime, not {value!r}")
+    if value.utcoffset() is None:
+        raise ValueError(f"{name} must be an aware datetime; {value!r} has no time zone")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{name} is out of range: {value!r}") from None
+
+
+def _timeout_us(timeout: Any) -> int:
+    length = seconds(timeout, "timeout")
+    if not 0 < length <= _LONGEST_TIMEOUT:
+        raise ValueError(f"timeout must be more than 0 seconds and at most 100 years, not {timeout!r}")
+    return max(1, round(length * 1_000_000))
+
+
+def _attributes(attributes: object) -> str:
+    if not isinstance(attributes, dict):
+        raise TypeError(f"attributes must be a dict of plain JSON values, not {attributes!r}")
+    _check_plain("attributes", attributes, 0)
+    encoded = json.dumps(attributes, allow_nan=False, separators=(",", ":"))
+    return _limited("attributes", encoded, continuum_settings.MAX_VALUE_BYTES)
+
+
+def _check_plain(path: str, value: object, depth: int) -> None:
+    if value is None or isinstance(value, bool | int):
+        return
+    if isinstance(value, str):
+        if _UNSTORABLE.search(value):
+            raise ValueError(f"{path}: attributes must not hold NUL or lone surrogates: {value!r}")
+    elif isinstance(value, float):
+        if not isfinite(value):
+            raise ValueError(f"{path}: attributes cannot hold {value!r}")
+    elif depth > _DEEPEST_ATTRIBUTES:
+        raise ValueError(f"attributes must not be nested deeper than {_DEEPEST_ATTRIBUTES} levels")
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{path}: attributes have strings as keys, not {key!r}")
+            _check_plain(path, key, depth)
+            _check_plain(f"{path}.{key}", each, depth + 1)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            _check_plain(f"{path}[{index}]", each, depth + 1)
+    else:
+        raise TypeError(f"{path}: attributes hold plain JSON values only, not {value!r}")
+
+
+def _limited(path: str, encoded: str, limit: int) -> str:
+    if len(encoded) > limit:
+        raise DurableValueError(path, f"{len(encoded):,} bytes are too many: the limit is {limit:,} bytes")
+    return encoded
