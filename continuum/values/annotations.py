@@ -63,6 +63,8 @@ def _compile(annotation: Any, env: Env, active: dict[Any, LazyCodec]) -> Codec |
         return UnresolvedCodec(annotation.__forward_arg__)
     if isinstance(annotation, typing.TypeVar):
         return _of_variable(annotation, env, active)
+    if annotation is typing.Self:
+        return env.get(typing.Self)
     if isinstance(annotation, typing.NewType):
         return _compile(annotation.__supertype__, env, active)
     origin = typing.get_origin(annotation)
@@ -110,7 +112,11 @@ def _of_variable(variable: Any, env: Env, active: dict[Any, LazyCodec]) -> Codec
 def _of_alias(alias: Any, args: tuple[Any, ...], env: Env, active: dict[Any, LazyCodec]) -> Codec | None:
     codecs = tuple(_compile(arg, env, active) for arg in args)
     own = dict(zip(alias.__type_params__, codecs, strict=False))
-    return _guarded((alias, codecs), active, lambda inside: _compile(alias.__value__, own, inside))
+    try:
+        target = alias.__value__  # evaluated only now
+    except Exception:  # NameError mostly
+        return UnresolvedCodec(alias.__name__)
+    return _guarded((alias, codecs), active, lambda inside: _compile(target, own, inside))
 
 
 def _guarded(
@@ -127,7 +133,7 @@ def _guarded(
 
 def _of_class(kind: type, args: tuple[Codec | None, ...], active: dict[Any, LazyCodec]) -> Codec | None:
     if issubclass(kind, Enum):
-        return _enum_codec(kind)
+        return _enum_codec(kind) if kind.__members__ else None
     if typing.is_typeddict(kind):
         return _guarded((kind, args), active, lambda inside: _of_typed_dict(kind, args, inside))
     if dataclasses.is_dataclass(kind) or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
@@ -154,7 +160,7 @@ def _fields_codec(kind: type, args: tuple[Codec | None, ...]) -> Codec:
 
 
 def _of_typed_dict(kind: type, args: tuple[Codec | None, ...], active: dict[Any, LazyCodec]) -> Codec | None:
-    env = _own_env(kind, args)
+    env = dict(zip(getattr(kind, "__parameters__", ()), args, strict=False))
     codecs = {name: _compile(hint, env, active) for name, hint in class_annotations(kind).items()}
     return TypedDictCodec(kind, lambda: codecs) if any(codecs.values()) else None
 
@@ -168,21 +174,24 @@ def _field_codecs(kind: type, args: tuple[Codec | None, ...]) -> dict[str, Codec
     for base in reversed(kind.__mro__):
         for name, hint in class_annotations(base, own_only=True).items():
             if name in codecs:
-                codecs[name] = _compile(hint, envs.get(base, {}), {})
+                codecs[name] = _compile(hint, envs[base], {})
     return codecs
-
-
-def _own_env(kind: type, args: tuple[Codec | None, ...]) -> Env:
-    return dict(zip(getattr(kind, "__parameters__", ()), args, strict=False))
 
 
 def _envs(kind: type, args: tuple[Codec | None, ...]) -> dict[type, Env]:
     """What the type variables stand for in each class of a hierarchy."""
-    envs: dict[type, Env] = {kind: _own_env(kind, args)}
+    own = _fields_codec(kind, args)
+
+    def env_of(cls: Any, given: tuple[Codec | None, ...]) -> Env:
+        return {**dict(zip(getattr(cls, "__parameters__", ()), given, strict=False)), typing.Self: own}
+
+    envs: dict[type, Env] = {cls: env_of(cls, ()) for cls in kind.__mro__}
+    envs[kind] = env_of(kind, args)
+    found = {kind}
     for cls in kind.__mro__:
         for base in cls.__dict__.get("__orig_bases__", ()):
             origin = typing.get_origin(base)
-            if isinstance(origin, type) and origin is not typing.Generic and origin not in envs:
-                given = tuple(_compile(arg, envs.get(cls, {}), {}) for arg in typing.get_args(base))
-                envs[origin] = _own_env(origin, given)
+            if origin in envs and origin is not typing.Generic and origin not in found:
+                found.add(origin)
+                envs[origin] = env_of(origin, tuple(_compile(arg, envs[cls], {}) for arg in typing.get_args(base)))
     return envs

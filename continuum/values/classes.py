@@ -9,7 +9,8 @@ from typing import Any
 
 from continuum.values.codecs import Codec, reader, writer
 from continuum.values.refusals import MAX_DEPTH, Refusal, TooDeep, not_durable
-from continuum.values.trees import as_object, dict_tree, from_tree, step, tag_of, to_tree
+from continuum.values.scalars import UNSAFE
+from continuum.values.trees import as_object, from_tree, is_tag, step, tag_of, to_tree
 
 __all__ = ["DataclassCodec", "ModelCodec", "NamedTupleCodec", "ObjectCodec", "TypedDictCodec"]
 
@@ -209,11 +210,19 @@ class TypedDictCodec(ObjectCodec):
         return as_object(tree) and self.required <= tree.keys() <= self.names
 
     def encode(self, value: Any, depth: int) -> Any:
-        if type(value) is not dict or not all(type(key) is str for key in value):
+        if type(value) is not dict or not all(type(key) is str and not UNSAFE(key) for key in value) or is_tag(value):
             return to_tree(value, depth)
-        codecs = self._codecs
-        keys = iter(value)
-        return dict_tree(value, depth, to_tree, lambda item, level: writer(codecs.get(next(keys)))(item, level))
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise TooDeep
+        out: dict[str, Any] = {}
+        key = ""
+        try:
+            for key, item in value.items():
+                out[key] = writer(self._codecs.get(key))(item, depth)
+        except Refusal as refusal:
+            raise refusal.passing(step(key), value) from refusal.__cause__
+        return out
 
     def decode_own(self, tree: dict[str, Any]) -> Any:
         readers = self._readers

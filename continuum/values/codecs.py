@@ -110,23 +110,27 @@ class EnumCodec(Codec):
     def encode(self, value: Any, depth: int) -> Any:
         if type(value) is self.kind:
             plain = value.value
-            if type(plain) is str or type(plain) is int:
-                tree = to_tree(plain)
-                if tree is plain and self.kind(plain) is value:
-                    return tree
+            if (type(plain) is str or type(plain) is int) and to_tree(plain) is plain and self._member(plain) is value:
+                return plain
             return write_enum(value, enum_reference(self.kind))
         tree = to_tree(value, depth)
         return {"~any": tree} if type(tree) is str or type(tree) is int else tree
 
     def decode(self, tree: Any) -> Any:
         if type(tree) is str or type(tree) is int:
-            try:
-                return self.kind(tree)
-            except ValueError as exc:
-                raise Refusal(str(exc)) from exc
+            member = self._member(tree)
+            if member is None:
+                raise Refusal(f"{ascii(tree)[:80]} is no value of {self.kind.__name__}")
+            return member
         if tag_of(tree) == "~enum":
             return read_enum(tree["~enum"], (self.kind,))
         return from_tree(tree)
+
+    def _member(self, value: Any) -> Enum | None:
+        try:
+            return self.kind(value)
+        except Exception:  # ValueError, or whatever the class's own code raises
+            return None
 
 
 class SequenceCodec(Codec):

@@ -1,8 +1,9 @@
 """Trees and JSON text; the functions the rest of the package calls.
 
 Most values are plain JSON already. Those are recognised by their exact types, go through the C encoder and scanner of
-``json`` as they are, and never become a tree of their own. What the text then looks like tells whether a closer look is
-needed: a string with NUL or a surrogate shows as ``\\u``, a possible tag as ``"~``, a huge number as a run of digits.
+``json`` as they are, and never become a tree of their own. What the text then looks like tells whether a closer look
+is needed: NUL or a surrogate in a string shows as ``\\u0000`` or ``\\ud…``, a possible tag as ``"~``, a huge number as
+a run of digits.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def _plain(value: Any, depth: int) -> bool:
 
 def _telling(text: str) -> bool:
     """Whether a text made of plain values may still hold something that needs a tag."""
-    return "\\u" in text or '"~' in text or (len(text) >= 617 and _long_number(text[::_STRIDE]) is not None)
+    if "\\u0000" in text or "\\ud" in text or '"~' in text:
+        return True
+    return len(text) >= 617 and _long_number(text[::_STRIDE]) is not None
 
 
 def _plain_text(value: Any) -> str | None:
@@ -87,7 +90,7 @@ def _plain_text(value: Any) -> str | None:
     kind = type(value)
     if kind is str:
         text = _quote(value)
-        return text if "\\u" not in text else None
+        return text if "\\u0000" not in text and "\\ud" not in text else None
     if kind is dict or kind is list:
         if not _plain(value, 1):
             return None
@@ -132,7 +135,7 @@ def encode(value: Any, annotation: Any = None, *, path: str = "value", max_bytes
     return text
 
 
-def parse(text: str) -> Any:
+def parse(text: str, *, path: str = "value") -> Any:
     """Return the tree of a JSON text, tags and all, for :func:`restore` to make values of its parts.
 
     Raises:
@@ -145,11 +148,11 @@ def parse(text: str) -> Any:
     except (StopIteration, ValueError, TypeError, RecursionError):
         pass  # the slow way knows about white space, and what to say
     try:
-        return _decoder.decode(text if isinstance(text, str) else str(text, "utf-8"))
+        return _decoder.decode(text)
     except (ValueError, TypeError) as exc:
-        raise DurableValueError("text", f"no JSON: {exc}") from exc
+        raise DurableValueError(path, f"no JSON: {exc}") from exc
     except RecursionError:
-        raise DurableValueError("text", "the JSON is nested too deeply") from None
+        raise DurableValueError(path, "the JSON is nested too deeply") from None
 
 
 def restore(tree: Any, annotation: Any = None, *, path: str = "value") -> Any:
@@ -183,7 +186,7 @@ def decode(text: str, annotation: Any = None, *, path: str = "value") -> Any:
     Raises:
         DurableValueError: the text is no JSON, a tag in it is unknown or malformed, or it does not fit the annotation.
     """
-    tree = parse(text)
+    tree = parse(text, path=path)
     if annotation is None or (codec := codec_for(annotation)) is None:
         if '"~' not in text:
             return tree

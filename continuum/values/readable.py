@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from math import isfinite
 from typing import Any
 
 __all__ = ["display"]
@@ -15,9 +16,14 @@ def display(text: str) -> Any:
     It needs none of the classes involved and never fails: what it does not understand it shows as it is.
     """
     try:
-        return _shown(json.loads(text))
+        return _shown(json.loads(text, parse_float=_number))
     except (ValueError, TypeError, RecursionError):
         return text
+
+
+def _number(text: str) -> Any:
+    value = float(text)
+    return value if isfinite(value) else text  # 1e999 is JSON, and no float
 
 
 def _shown(tree: Any) -> Any:

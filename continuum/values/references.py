@@ -35,7 +35,8 @@ def register_reference(
     Args:
         name: names the tag, which is ``~`` and this name; part of stored data, so it must not change.
         match: the class or classes whose instances these are, or a predicate.
-        encode: takes the value and returns a durable value, usually a small dictionary.
+        encode: takes the value and returns a durable value, usually a small dictionary. It raises ``ValueError`` or
+            ``TypeError``, saying why, if this very value cannot be referred to.
         decode: takes that durable value and returns what the reader shall see. It gets whatever the text holds, so it
             checks what it is given and raises ``ValueError`` or ``TypeError`` if that is malformed.
 

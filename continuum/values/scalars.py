@@ -172,7 +172,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "~bytes": lambda text: base64.b64decode(text.encode("ascii"), validate=True),
     "~datetime": _read_moment(datetime),
     "~time": _read_moment(time),
-    "~date": lambda text: date.fromisoformat(text),
+    "~date": date.fromisoformat,
     "~timedelta": _read_timedelta,
 }
 

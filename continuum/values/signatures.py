@@ -76,7 +76,7 @@ def _describe(fn: Callable[..., Any]) -> tuple[tuple[ParameterAnnotations, Any],
     positional: list[Any] = []
     by_name: dict[str, Any] = {}
     rest = named_rest = None
-    for parameter in _signature(fn).parameters.values():
+    for parameter in _parameters(fn):
         hint = hints.get(parameter.name)
         if parameter.kind is parameter.VAR_POSITIONAL:
             rest = hint
@@ -105,66 +105,84 @@ def _innermost(fn: Any) -> Any:
             return fn
 
 
-def _signature(fn: Any) -> inspect.Signature:
-    if sys.version_info >= (3, 14):  # names that are not defined yet must not raise
-        import annotationlib
+def _parameters(fn: Any) -> list[inspect.Parameter]:
+    try:
+        if sys.version_info >= (3, 14):  # names that are not defined yet must not raise
+            import annotationlib
 
-        return inspect.signature(fn, annotation_format=annotationlib.Format.FORWARDREF)
-    return inspect.signature(fn)
+            signature = inspect.signature(fn, annotation_format=annotationlib.Format.FORWARDREF)
+        else:
+            signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return []
+    return list(signature.parameters.values())
 
 
 def class_annotations(cls: type, *, own_only: bool = False) -> dict[str, Any]:
     """Return the annotations of a class, resolved as far as possible; ``own_only`` leaves out what it inherits."""
-    hints, _ = _hints(cls)
-    own = _raw(cls)
-    return {name: hint for name, hint in hints.items() if name in own} if own_only else hints
+    hints: dict[str, Any] = {}
+    for owner in (cls,) if own_only else reversed(cls.__mro__):
+        hints.update(_hints(owner)[0])
+    return hints
 
 
-def _hints(obj: Any) -> tuple[dict[str, Any], bool]:
-    """The annotations of a function or class, and whether all of them could be resolved."""
-    names = _local_names(obj)
+def _hints(owner: Any) -> tuple[dict[str, Any], bool]:
+    """The annotations of a function, or a class's own, and whether all of them could be resolved."""
+    annotations = _raw(owner)
+    if not annotations:
+        return {}, True
+    namespace = _namespace(owner)
+    is_class = isinstance(owner, type)
     try:
-        return typing.get_type_hints(obj, localns=names or None, include_extras=True), True
+        return _resolve(annotations, namespace, is_class), True
     except Exception:  # NameError mostly, but an annotation may be any expression
         pass
     hints: dict[str, Any] = {}
-    resolved = True
-    for owner in reversed(obj.__mro__) if isinstance(obj, type) else (obj,):
-        module = sys.modules.get(owner.__module__)
-        namespace = {**(vars(module) if module else {}), **_local_names(owner)}
-        for name, annotation in _raw(owner).items():
-            try:
-                hints[name] = _resolve(annotation, namespace)
-            except Exception:
-                hints[name] = annotation
-                resolved = False
-    return hints, resolved
+    for name, annotation in annotations.items():
+        try:
+            hints |= _resolve({name: annotation}, namespace, is_class)
+        except Exception:
+            hints[name] = annotation
+    return hints, False
 
 
-def _resolve(annotation: Any, namespace: dict[str, Any]) -> Any:
-    def probe() -> None: ...
+def _resolve(annotations: Mapping[str, Any], namespace: dict[str, Any], is_class: bool) -> dict[str, Any]:
+    # A stand-in carries the annotations, because the names they may use differ from class to class of a hierarchy.
+    if is_class:
+        stand_in: Any = type("stand_in", (), {"__annotations__": dict(annotations)})
+    else:
 
-    probe.__annotations__ = {"probe": annotation}
-    return typing.get_type_hints(probe, namespace, include_extras=True)["probe"]
+        def stand_in() -> None: ...
 
-
-def _raw(obj: Any) -> Mapping[str, Any]:
-    if sys.version_info >= (3, 14):
-        import annotationlib
-
-        return annotationlib.get_annotations(obj, format=annotationlib.Format.FORWARDREF)
-    return inspect.get_annotations(obj)
+        stand_in.__annotations__ = dict(annotations)
+    return typing.get_type_hints(stand_in, namespace, namespace, include_extras=True)
 
 
-def _local_names(obj: Any) -> dict[str, Any]:
-    """Names an annotation may use that are no globals: type parameters, the class itself, those of closures."""
+def _raw(owner: Any) -> Mapping[str, Any]:
+    try:
+        if sys.version_info >= (3, 14):
+            import annotationlib
+
+            return annotationlib.get_annotations(owner, format=annotationlib.Format.FORWARDREF)
+        return inspect.get_annotations(owner)
+    except (TypeError, ValueError):  # neither a function nor a class
+        return {}
+
+
+def _namespace(owner: Any) -> dict[str, Any]:
+    """The names that the annotations of a function or a class may use."""
+    module = sys.modules.get(getattr(owner, "__module__", None) or "")
     names: dict[str, Any] = {}
-    for param in getattr(obj, "__type_params__", ()):
-        names[param.__name__] = param
-    if isinstance(obj, type):
-        names[obj.__name__] = obj
-    elif isinstance(obj, types.FunctionType) and obj.__closure__:
-        for name, cell in zip(obj.__code__.co_freevars, obj.__closure__, strict=True):
+    if isinstance(owner, type):
+        # Below the module's: a field called "date" with a default must not hide the class it is annotated with.
+        names.update(vars(owner))
+    names.update(getattr(owner, "__globals__", None) or (vars(module) if module else {}))
+    for parameter in getattr(owner, "__type_params__", ()):
+        names[parameter.__name__] = parameter
+    if isinstance(owner, type):
+        names[owner.__name__] = owner
+    elif getattr(owner, "__closure__", None):
+        for name, cell in zip(owner.__code__.co_freevars, owner.__closure__, strict=True):
             try:
                 names[name] = cell.cell_contents
             except ValueError:  # not assigned yet

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from continuum.values.enums import read_enum, write_enum
-from continuum.values.references import reference_by_tag, reference_for
+from continuum.values.references import Reference, reference_by_tag, reference_for
 from continuum.values.refusals import MAX_DEPTH, Refusal, TooDeep, not_durable, step
 from continuum.values.scalars import READERS, UNSAFE, WRITERS, read_scalar
 
@@ -43,8 +43,18 @@ def to_tree(value: Any, depth: int = 0) -> Any:
         return write_enum(value)
     reference = reference_for(value)
     if reference is not None:
-        return {reference.tag: to_tree(reference.encode(value), depth + 1)}
+        return _reference_tree(reference, value, depth)
+    if kind.__module__ == "freezegun.api" and kind.__mro__[1] in WRITERS:
+        return WRITERS[kind.__mro__[1]](value)  # datetime and date, while a test freezes time
     raise _refused(value)
+
+
+def _reference_tree(reference: Reference, value: Any, depth: int) -> dict[str, Any]:
+    try:
+        key = reference.encode(value)
+    except (ValueError, TypeError) as exc:
+        raise not_durable(type(value).__name__, str(exc)) from exc
+    return {reference.tag: to_tree(key, depth + 1)}
 
 
 def list_tree(value: Any, depth: int, item: Walk) -> list[Any]:
@@ -176,7 +186,7 @@ def from_tag(tag: str, payload: Any) -> Any:
     value = from_tree(payload)
     try:
         return reference.decode(value)
-    except (ValueError, TypeError, LookupError, AttributeError) as exc:
+    except Exception as exc:  # whatever the registered function raises
         raise Refusal(f'the tag "{tag}" is malformed: {exc}') from exc
 
 
@@ -246,12 +256,12 @@ def _refused(value: Any) -> Refusal:
         return not_durable(name, annotate_with(name))
     for base in kind.__mro__[1:]:
         if base in WRITERS or base in CONTAINER_TAGS or base in (dict, list):
-            plain = "an aware or naive datetime.datetime" if base.__name__ == "datetime" else base.__name__
-            return not_durable(
-                f"{name}, a subclass of {base.__name__},", f"it would come back as plain {base.__name__}: pass {plain}"
-            )
+            plain = base.__name__
+            return not_durable(name, f"it is a subclass of {plain} and would come back as {plain}: pass plain {plain}")
     if isinstance(value, bytearray | memoryview):
         return not_durable(name, "pass bytes(value)")
+    if name == "__proxy__":
+        return not_durable("a lazy object of Django", "pass what it stands for, such as str(value)")
     if hasattr(value, "__next__") or hasattr(value, "__iter__"):
         return not_durable(name, "pass a list, tuple, set or dict")
     return not_durable(name)
