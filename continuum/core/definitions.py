@@ -14,7 +14,7 @@ from continuum import values
 from continuum.core.durations import seconds
 from continuum.core.effects import Effect, in_workflow
 from continuum.core.versions import source_hash
-from continuum.exceptions import NotInWorkflowError, UnknownActivityError, UnknownWorkflowError
+from continuum.exceptions import DurableValueError, NotInWorkflowError, UnknownActivityError, UnknownWorkflowError
 
 __all__ = ["ActivityDefinition", "Registry", "Retry", "WorkflowDefinition", "activity", "registry", "workflow"]
 
@@ -165,19 +165,26 @@ class _Definition:
             DurableValueError: one of them cannot be journaled; the path names it, such as ``input[0].lines[3]``.
         """
         positional, keywords = self.bind_arguments(args, kwargs)
-        annotations = self.parameters
-        parts = [
-            values.encode(value, annotations.at(index), path=f"{path}[{index}]", max_bytes=max_bytes)
-            for index, value in enumerate(positional)
-        ]
+        annotation = self.parameters.at
+        try:
+            parts = [values.encode(v, annotation(i), max_bytes=max_bytes) for i, v in enumerate(positional)]
+        except DurableValueError:
+            # Paths cost more than the encoding of a small value, so they are made when they are needed.
+            for i, v in enumerate(positional):
+                values.encode(v, annotation(i), path=f"{path}[{i}]", max_bytes=max_bytes)
+            raise
         text = f"[{','.join(parts)}]"
         if keywords:
-            named = ",".join(
-                f"{values.encode(key)}:{values.encode(value, annotations.named(key), path=f'{path}.{key}', max_bytes=max_bytes)}"
-                for key, value in sorted(keywords.items())
-            )
-            text = f'{{"args":{text},"kwargs":{{{named}}}}}'
+            text = f'{{"args":{text},"kwargs":{{{self._encode_keywords(keywords, path, max_bytes)}}}}}'
         return text
+
+    def _encode_keywords(self, keywords: dict[str, Any], path: str, max_bytes: int | None) -> str:
+        annotation = self.parameters.named
+        parts = []
+        for key, value in sorted(keywords.items()):
+            text = values.encode(value, annotation(key), path=f"{path}.{key}", max_bytes=max_bytes)
+            parts.append(f"{values.encode(key)}:{text}")
+        return ",".join(parts)
 
     def decode_arguments(self, text: str) -> tuple[list[Any], dict[str, Any]]:
         """The inverse of :meth:`encode_arguments`: fresh values, restored by the parameters' annotations."""

@@ -112,12 +112,13 @@ class Execution:
         """Whether there is history left that the code has not lived through again."""
         return self._unmet > 0
 
-    def begin(self, now_us: int, history: Iterable[Event] = ()) -> None:
+    def begin(self, now_us: int, history: Iterable[Event] = (), *, cancelled: str | None = None) -> None:
         """Start the workflow function.
 
         Args:
             now_us: when the run was first claimed; the same at every replay.
             history: its events so far, in order; follow with :meth:`replay`.
+            cancelled: why the run was cancelled before it began, or None. Its code then does not run at all.
         """
         self._history.extend(history)
         self._unmet = len(self._history)
@@ -131,6 +132,14 @@ class Execution:
             return
         # An empty context: nothing of the process that happens to run it may leak in.
         self._root = self.loop.create_task(coroutine, context=Context())
+        first = self._history[0] if self._history else None
+        if first is not None and first.type == EventType.CANCEL_REQUESTED and "before_start" in first.data:
+            self._met(self._history.popleft())
+            self._cancel(json.loads(first.data)["reason"])
+        elif cancelled is not None and first is None:
+            data = json.dumps({"reason": cancelled, "before_start": True})
+            self._note(EventType.CANCEL_REQUESTED, None, data, now_us)
+            self._cancel(cancelled)
         self._drain()
 
     def replay(self, limit: int | None = None) -> bool:
@@ -173,6 +182,12 @@ class Execution:
     def close(self) -> None:
         """Give the run up in this process: close its coroutines. Nothing they do meanwhile is recorded."""
         self.loop.close_tasks()
+        # Break the cycles between run, loop and tasks: a worker that ends thousands of runs a second must not leave
+        # them to the garbage collector.
+        self._root = self.loop.execution = None
+        self.pending.clear()
+        self._timers.clear()
+        self._waiters.clear()
 
     # -- what happens to a run ----------------------------------------------------------------------------------
 
@@ -182,7 +197,13 @@ class Execution:
             return False
         attempt = f',"attempt":{command.attempt}' if command.attempt > 1 else ""
         data = f'{{"args":{fingerprint(command.args)},"started":{started_us}{attempt},"result":{result}}}'
-        return self._record(EventType.ACTIVITY_COMPLETED, command, data, ended_us)
+        if not self._note(EventType.ACTIVITY_COMPLETED, command, data, ended_us):
+            return False
+        # What _apply does with the same event in a replay, short of looking for the command and comparing it with itself.
+        self._settle_command(command)
+        self._complete(command, values.parse(result))
+        self._drain()
+        return True
 
     def activity_failed(self, command: Command, error: dict[str, Any], started_us: int, ended_us: int) -> bool:
         """Record that an activity's last attempt failed; ``error`` as :func:`describe_exception` makes it."""
@@ -223,17 +244,28 @@ class Execution:
     def _record(
         self, type_: str, command: Command | None, data: str, time_us: int, name: str | None = None
     ) -> bool:
-        if self.outcome is not None or self.closing:
+        event = self._note(type_, command, data, time_us, name)
+        if event is None:
             return False
-        self.seq += 1
-        if command is not None:
-            name = command.name
-        event = Event(
-            self.seq, type_, command and command.id, name, data, max(time_us, self.loop.time_us)
-        )
-        self._journal.append(event)
         self._apply(event)
         return True
+
+    def _note(
+        self, type_: str, command: Command | None, data: str, time_us: int, name: str | None = None
+    ) -> Event | None:
+        """Add an event to the journal and move time on to it; None when the run is over."""
+        loop = self.loop
+        if self.outcome is not None or loop.closing:
+            return None
+        self.seq += 1
+        if time_us > loop.time_us:
+            loop.time_us = time_us
+        command_id = None
+        if command is not None:
+            command_id, name = command.id, command.name
+        event = Event(self.seq, type_, command_id, name, data, loop.time_us)
+        self._journal.append(event)
+        return event
 
     # -- applying events ----------------------------------------------------------------------------------------
 
@@ -251,14 +283,17 @@ class Execution:
             self._drain()
 
     def _on_activity_completed(self, event: Event, data: dict[str, Any]) -> None:
-        command = self._answer(event, "activity", data)
-        if not command.future.done():
+        self._complete(self._answer(event, "activity", data), data["result"])
+
+    def _complete(self, command: Command, result: Any) -> None:
+        future = command.future
+        if not future.done():
             try:
-                result = values.restore(data["result"], command.definition.returns)
+                value = values.restore(result, command.definition.returns)
             except Exception as exc:
-                command.future.set_exception(exc)
+                future.set_exception(exc)
             else:
-                command.future.set_result(result)
+                future.set_result(value)
 
     def _on_activity_failed(self, event: Event, data: dict[str, Any]) -> None:
         command = self._answer(event, "activity", data)
@@ -300,9 +335,12 @@ class Execution:
         self._mailbox.setdefault(event.name, deque()).append(payload)
 
     def _on_cancel_requested(self, event: Event, data: dict[str, Any]) -> None:
-        self.cancel_reason = data.get("reason") or ""
+        self._cancel(data.get("reason") or "")
+
+    def _cancel(self, reason: str) -> None:
+        self.cancel_reason = reason
         if self._root is not None:
-            self._root.cancel(self.cancel_reason or None)
+            self._root.cancel(reason or None)
 
     def _match(self, event: Event, kinds: str | tuple[str, ...], data: dict[str, Any]) -> Command:
         """Find the pending command an event answers, and check that it is the one history means."""
@@ -314,16 +352,19 @@ class Execution:
         if command.kind not in kinds or command.name != event.name:
             raise self._drifted(event, _told(event), str(command))
         asked = fingerprint(command.args)
-        told = data.get("args")
-        if json.loads(asked) != told:
+        # The same text is the common case and costs no parsing; otherwise what counts is what it says.
+        if not event.data.startswith(f'{{"args":{asked}') and json.loads(asked) != data.get("args"):
             raise self._drifted(event, _told(event), str(command))
         return command
 
     def _answer(self, event: Event, kinds: str | tuple[str, ...], data: dict[str, Any]) -> Command:
         command = self._match(event, kinds, data)
+        self._settle_command(command)
+        return command
+
+    def _settle_command(self, command: Command) -> None:
         del self.pending[command.id]
         command.answered = True
-        return command
 
     # -- what the code asks for ---------------------------------------------------------------------------------
 
@@ -339,7 +380,7 @@ class Execution:
             command.definition = effect.definition
             command.options = effect.options
             command.args = effect.definition.encode_arguments(
-                effect.args, effect.kwargs or {}, path=f"{effect.name} args", max_bytes=self.max_bytes
+                effect.args, effect.kwargs or {}, path=effect.name, max_bytes=self.max_bytes
             )
             self._issued.append(command)
         elif kind == "timer":

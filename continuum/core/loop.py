@@ -85,7 +85,7 @@ class TimerHandle(Handle):
     def cancel(self) -> None:
         if not self._cancelled:
             self._cancelled = True
-            if self.command is not None:
+            if self.command is not None and not self._loop.closing:
                 self._loop.execution.abandon(self.command)
 
 

@@ -7,10 +7,11 @@ run may not be driven from inside a task, and a burst of results must not keep t
 from __future__ import annotations
 
 import asyncio
+import heapq
 import json
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
@@ -82,7 +83,7 @@ class Engine:
         self._on_released = on_released
         self.journal: Journal = None  # type: ignore[assignment]  # set by the node: each needs the other's callbacks
         self.executor: ActivityExecutor = None  # type: ignore[assignment]
-        self.live: OrderedDict[UUID, LiveRun] = OrderedDict()
+        self.live: dict[UUID, LiveRun] = {}
         self.active = 0
         self.retrying = 0
         self.draining = False
@@ -141,7 +142,8 @@ class Engine:
         self._post(self._begin, live, history, messages)
 
     def _begin(self, live: LiveRun, history: list[Event], messages: list[Message]) -> None:
-        live.execution.begin(live.claimed_us, history)
+        cancelled = None if history else next((m for m in messages if m.kind == "cancel"), None)
+        live.execution.begin(live.claimed_us, history, cancelled=None if cancelled is None else _reason(cancelled))
         self._replay(live, messages)
 
     def _replay(self, live: LiveRun, messages: list[Message]) -> None:
@@ -183,7 +185,7 @@ class Engine:
             if message.kind == "signal":
                 execution.signal_received(message.name or "", message.payload or "null", now_us)
             elif message.kind == "cancel":
-                execution.cancel_requested(json.loads(message.payload or "{}").get("reason", ""), now_us)
+                execution.cancel_requested(_reason(message), now_us)
             else:
                 logger.warning("run %s: a message of unknown kind %r is dropped", live.id, message.kind)
         self._advance(live)
@@ -416,18 +418,15 @@ class Engine:
         excess = len(self.live) - self._live_limit
         if excess <= 0:
             return
-        for live in list(self.live.values()):
-            if excess <= 0:
-                return
-            if not live.active and not live.leaving:
-                self.release(live)
-                excess -= 1
+        quiet = [live for live in self.live.values() if not live.active and not live.leaving]
+        # A few more than need be: choosing them costs a look at all of them.
+        for live in heapq.nsmallest(excess + self._live_limit // 20, quiet, key=lambda live: live.touched):
+            self.release(live)
 
     # -- being busy, being quiet --------------------------------------------------------------------------------
 
     def _settle(self, live: LiveRun) -> None:
         live.touched = time.monotonic()
-        self.live.move_to_end(live.id)
         self._set_active(live, bool(live.unacknowledged or live.attempts or live.replaying))
         if not live.waiting_for_summary:
             live.waiting_for_summary = True
@@ -482,3 +481,8 @@ class Engine:
                 if update != live.summary:
                     live.summary = update
                     self.journal.entry(live).update = update
+            self._make_room()
+
+
+def _reason(message: Message) -> str:
+    return str(json.loads(message.payload or "{}").get("reason") or "")

@@ -64,7 +64,7 @@ class Journal:
         self._on_durable = on_durable
         self._on_fenced = on_fenced
         self._on_refused = on_refused
-        self._open: dict[UUID, Entry] = {}
+        self._open: dict[LiveRun, Entry] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -78,7 +78,7 @@ class Journal:
         if entry is None:
             live.open_entry = live.last_entry = entry = Entry(live)
             live.unacknowledged += 1
-            self._open[live.id] = entry
+            self._open[live] = entry
             self._idle.clear()
             self._wake.set()
         return entry
@@ -86,7 +86,7 @@ class Journal:
     def drop(self, live: LiveRun) -> None:
         """Forget what ``live`` has handed over and no commit has taken along yet."""
         if live.open_entry is not None:
-            self._open.pop(live.id, None)
+            self._open.pop(live, None)
             live.unacknowledged -= 1
             live.open_entry = live.last_entry = None
 
@@ -119,7 +119,7 @@ class Journal:
         for entry in list(self._open.values()):
             batch.append(entry)
             entry.live.open_entry = None
-            del self._open[entry.live.id]
+            del self._open[entry.live]
             events += len(entry.events) + 1
             size += entry.size
             if events >= MOST_EVENTS or size >= MOST_BYTES:
@@ -128,7 +128,7 @@ class Journal:
 
     async def _commit(self, batch: list[Entry]) -> None:
         try:
-            held = await self._write(batch)
+            lost = await self._write(batch)
         except psycopg.Error as error:
             # Something in the batch is not acceptable. Halve until the culprit stands alone: its neighbours go on.
             if len(batch) > 1:
@@ -141,10 +141,10 @@ class Journal:
             return
         durable = []
         for entry in batch:
-            if entry.live.id in held:
-                durable.append(entry)
-            else:
+            if lost and entry.live.id in lost:
                 self._on_fenced(entry.live)
+            else:
+                durable.append(entry)
         if durable:
             self._on_durable(durable)
 
@@ -152,7 +152,7 @@ class Journal:
         """Write one batch, however often the connection breaks on the way.
 
         Returns:
-            set: ids of the runs that this worker still held.
+            set: ids of the runs this worker does not hold any more.
         """
         backoff = Backoff()
         doubtful = False
@@ -160,17 +160,17 @@ class Journal:
             try:
                 if self._connection is None:
                     self._connection = await self._connect()
-                landed: set[UUID] = set()
+                rest = batch
                 if doubtful:
                     landed = await self._landed(self._connection, batch)
-                    if len(landed) == len(batch):
-                        return landed
-                rest = [entry for entry in batch if entry.live.id not in landed]
+                    rest = [entry for entry in batch if entry.live.id not in landed]
+                    if not rest:
+                        return set()
                 cursor = await self._connection.execute(self._statement, self._parameters(rest), prepare=True)
                 rows = await cursor.fetchall()
                 self.commits += 1
                 self.events += sum(len(entry.events) for entry in rest)
-                return landed | {row[0] for row in rows}
+                return {row[0] for row in rows}
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
                 logger.info("a commit is tried again: %s", _line(error))
                 await asyncio.sleep(backoff.next())

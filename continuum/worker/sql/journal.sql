@@ -6,7 +6,7 @@
 -- declared dead; so what "held" read cannot change before the commit, without a lock on a single run.
 -- Everything else joins "held": for a run that is not held nothing is written at all.
 --
--- Returns the runs that were held.
+-- Returns the runs that were not held: usually none.
 WITH batch AS MATERIALIZED (
     SELECT b.run_id, b.token
     FROM unnest(%(run_ids)s::uuid[], %(tokens)s::bigint[]) AS b (run_id, token)
@@ -53,4 +53,4 @@ WITH batch AS MATERIALIZED (
         held
     WHERE r.id = u.run_id AND held.run_id = u.run_id
 )
-SELECT run_id FROM held
+SELECT b.run_id FROM batch b WHERE NOT EXISTS (SELECT 1 FROM held WHERE held.run_id = b.run_id)

@@ -1,0 +1,129 @@
+"""Workers for tests: in a thread of this process, and as processes that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from continuum.worker.node import Node
+from continuum.worker.options import NodeOptions
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def node_options(**overrides: Any) -> NodeOptions:
+    """Options of a small worker."""
+    defaults: dict[str, Any] = {
+        "database": "default",
+        "queues": None,
+        "concurrency": 50,
+        "threads": 4,
+        "burst": False,
+        "drain_timeout": 5.0,
+        "name": "test",
+    }
+    return NodeOptions(**{**defaults, **overrides})
+
+
+class ThreadWorker:
+    """A worker in a thread. What it raises, ``stop`` raises."""
+
+    def __init__(self, **options: Any) -> None:
+        self._ready = threading.Event()
+        self.listening = False
+        self.node = Node(node_options(**options), on_started=self._started)
+        self._failure: BaseException | None = None
+        self.status: int | None = None
+        self._thread = threading.Thread(target=self._serve, name="test worker", daemon=True)
+
+    def start(self) -> ThreadWorker:
+        self._thread.start()
+        self._ready.wait(15)
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def stop(self) -> int | None:
+        self.node.stop()
+        return self.join()
+
+    def join(self, timeout: float = 20) -> int | None:
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), "the worker does not stop"
+        if self._failure is not None:
+            raise self._failure
+        return self.status
+
+    def _started(self, listening: bool) -> None:
+        self.listening = listening
+        self._ready.set()
+
+    def _serve(self) -> None:
+        try:
+            self.status = asyncio.run(self.node.run())
+        except BaseException as exc:
+            self._failure = exc
+        finally:
+            self._ready.set()
+
+
+@contextmanager
+def worker(**options: Any) -> Iterator[ThreadWorker]:
+    """A worker in a thread for the length of a block."""
+    running = ThreadWorker(**options).start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def run_until_idle(**options: Any) -> ThreadWorker:
+    """Work off all there is to do now."""
+    running = ThreadWorker(burst=True, **options).start()
+    running.join(60)
+    return running
+
+
+class ProcessWorker:
+    """A worker process in the database of a test."""
+
+    def __init__(self, environment: dict[str, str], *arguments: str, log: Path) -> None:
+        self.log = log
+        self._file = log.open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "django", "continuum_worker", *arguments],
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+        )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.wait()
+
+    def wait(self, timeout: float = 30) -> int:
+        try:
+            return self.process.wait(timeout)
+        finally:
+            self._file.close()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
