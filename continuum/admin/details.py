@@ -1,0 +1,158 @@
+"""What the page of one run shows."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import QuerySet
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from continuum.admin import wording
+from continuum.admin.payloads import Payload, payload_of, with_payloads
+from continuum.models import HistoryEvent, Run
+
+__all__ = ["EventRow", "HistoryPage", "Payloads", "facts", "history_page", "payload_sections", "waiting_lines"]
+
+HISTORY_LIMIT = 500
+_PAYLOAD_LIMIT = 100_000
+_EVENT_LIMIT = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """What went in and what came out."""
+
+    input: Payload | None
+    result: Payload | None
+    error: Payload | None
+    progress: Payload | None
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of the error, where there is one."""
+        error = self.error.value if self.error else None
+        text = error.get("traceback") if isinstance(error, dict) else None
+        return text if isinstance(text, str) else None
+
+    @property
+    def error_line(self) -> str | None:
+        """Type and message of the error."""
+        error = self.error.value if self.error else None
+        if not isinstance(error, dict) or "type" not in error:
+            return None
+        return f"{error['type']}: {error.get('message', '')}"
+
+    @property
+    def error_details(self) -> str | None:
+        """What else the error carries, as pretty JSON."""
+        error = self.error.value if self.error else None
+        details = error.get("details") if isinstance(error, dict) else None
+        return None if details is None else json.dumps(details, indent=2, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """A line of the history. ``offset`` is the time since the run was started."""
+
+    event: HistoryEvent
+    offset: str
+    data: Payload | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """A part of the history, oldest first.
+
+    Attributes:
+        rows: the events.
+        older: what to ask for as ``before`` to see the page before this one; None at the beginning.
+        is_newest: whether this is the end of the history.
+    """
+
+    rows: list[EventRow]
+    older: int | None
+    is_newest: bool
+
+
+def waiting_lines(run: Run, *, with_errors: bool = False) -> list[str]:
+    """Return why a run does not go on just now, a line for each reason; none when it is at work or has ended."""
+    now = timezone.now()
+    if run.is_terminal:
+        return []
+    if run.state == Run.State.STUCK_UNKNOWN_VERSION:
+        return ["code that fits its history"]
+    if run.state == Run.State.PENDING:
+        later = run.next_wakeup_at is not None and run.next_wakeup_at > now
+        return [f"its start {wording.ago(run.next_wakeup_at, now)}" if later else "a worker to take it"]
+    waiting = payload_of(run, "waiting_on")
+    if waiting is None:
+        return []
+    return ["many things"] if waiting.cut else wording.waits(waiting.value, now, with_errors=with_errors)
+
+
+def facts(run: Run, site: str) -> list[tuple[str, Any]]:
+    """Return labels and values of what is known about a run, leaving out what does not apply."""
+    now = timezone.now()
+    end = run.completed_at or now
+    shown = [
+        ("Run", format_html("<code>{}</code>", run.id)),
+        ("Namespace", run.namespace),
+        ("Version", format_html('{} <span class="continuum-quiet">{}</span>', run.version, run.version_hash)),
+        ("Started", wording.moment(run.started_at, now)),
+        ("First claimed", run.claimed_at and wording.moment(run.claimed_at, now)),
+        ("Ended", run.completed_at and wording.moment(run.completed_at, now)),
+        ("Took" if run.completed_at else "Age", wording.duration(end - run.started_at)),
+        ("Worker", run.owner_id and (run.owner_name or f"worker {run.owner_id}")),
+        ("Next wake-up", run.next_wakeup_at and wording.moment(run.next_wakeup_at, now)),
+        ("Deadline", run.deadline_at and wording.moment(run.deadline_at, now)),
+        ("Kept until", run.retention_until and wording.moment(run.retention_until, now)),
+        ("Priority", run.priority),
+        ("Recoveries", run.recoveries),
+        ("Idempotency key", run.idempotency_key),
+        ("Parent", _link(run.parent_run_id, site, run.parent_command_id)),
+        ("Correlation", None if run.correlation_id == run.id else _link(run.correlation_id, site)),
+        ("Continued from", _link(run.continued_from_run_id, site)),
+        ("Continued to", _link(run.continued_to_run_id, site)),
+        ("Forked from", _link(run.forked_from_run_id, site)),
+    ]
+    return [(label, value) for label, value in shown if value not in (None, "", 0)]
+
+
+def payload_sections(run: Run) -> Payloads:
+    """Read what went into a run and what came out of it."""
+    names = ("input", "result", "error", "progress")
+    row = with_payloads(_same_database(Run.objects, run).only("id"), *names, limit=_PAYLOAD_LIMIT).get(id=run.id)
+    return Payloads(**{name: payload_of(row, name) for name in names})
+
+
+def history_page(run: Run, *, before: str | None, with_data: bool) -> HistoryPage:
+    """Read the newest events of a run, or the newest before the event numbered ``before``."""
+    events = _same_database(HistoryEvent.objects, run).filter(run_id=run.id).order_by("-seq")
+    is_newest = not (before and before.isdecimal() and len(before) < 10)
+    if not is_newest:
+        events = events.filter(seq__lt=int(before))
+    events = with_payloads(events, "data", limit=_EVENT_LIMIT) if with_data else events.defer("data")
+    found = list(events[: HISTORY_LIMIT + 1])
+    shown = found[:HISTORY_LIMIT]
+    rows = [
+        EventRow(
+            event=event,
+            offset=f"+{wording.duration(event.recorded_at - run.started_at)}",
+            data=payload_of(event, "data") if with_data else None,
+        )
+        for event in reversed(shown)
+    ]
+    return HistoryPage(rows, shown[-1].seq if len(found) > HISTORY_LIMIT else None, is_newest)
+
+
+def _same_database(manager, run: Run) -> QuerySet:
+    return manager.using(run._state.db)
+
+
+def _link(run_id: Any, site: str, command_id: str | None = None) -> str | None:
+    if run_id is None:
+        return None
+    address = reverse(f"{site}:continuum_run_change", args=[run_id])
+    return format_html('<a href="{}"><code>{}</code></a>{}', address, run_id, f" at {command_id}" if command_id else "")

@@ -1,0 +1,147 @@
+"""Runs: the list, and the page that tells what one did and why it does not go on."""
+
+import json
+import re
+from uuid import UUID
+
+from django.contrib import admin
+from django.db.models import OuterRef, Subquery
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
+
+from continuum.admin import wording
+from continuum.admin.base import ReadOnlyAdmin
+from continuum.admin.details import facts, history_page, payload_sections, waiting_lines
+from continuum.admin.filters import NamespaceFilter, WorkflowFilter
+from continuum.admin.pagination import CappedPaginator
+from continuum.admin.payloads import with_payloads
+from continuum.models import Run, Worker
+
+__all__ = ["RunAdmin"]
+
+_WAITING_LIMIT = 4_000
+_PAYLOAD_LIMIT = 100_000
+_MOST_ATTRIBUTES = 6
+
+
+@admin.register(Run)
+class RunAdmin(ReadOnlyAdmin):
+    """Runs, newest first. Nothing can be edited here."""
+
+    list_display = (
+        "short_id",
+        "state_chip",
+        "workflow_version",
+        "waiting_for",
+        "started",
+        "took",
+        "attribute_chips",
+        "namespace",
+        "owner",
+    )
+    list_display_links = None
+    list_filter = ("state", NamespaceFilter, WorkflowFilter)
+    list_per_page = 50
+    list_max_show_all = 0
+    search_fields = ("workflow",)
+    search_help_text = "The beginning of a run id, or a part of a workflow's name"
+    ordering = ("-id",)
+    paginator = CappedPaginator
+    change_list_template = "admin/continuum/run/change_list.html"
+    change_form_template = "admin/continuum/run/change_form.html"
+
+    def get_queryset(self, request):
+        runs = super().get_queryset(request).defer("input", "result", "error", "progress")
+        owner = Worker.objects.filter(id=OuterRef("owner_id")).values("name")
+        return with_payloads(runs, "waiting_on", limit=_WAITING_LIMIT).annotate(owner_name=Subquery(owner))
+
+    def get_search_results(self, request, queryset, search_term):
+        bounds = id_bounds(search_term)
+        if bounds is None:
+            return super().get_search_results(request, queryset, search_term)
+        return queryset.filter(id__range=bounds), False
+
+    @admin.display(description="run", ordering="id")
+    def short_id(self, run):
+        # Ids of one minute begin alike, so the end is what tells them apart.
+        text = str(run.id)
+        address = reverse(f"{self.admin_site.name}:continuum_run_change", args=[run.pk])
+        return format_html('<a href="{}" title="{}"><code>{}…{}</code></a>', address, text, text[:8], text[-6:])
+
+    @admin.display(description="state")
+    def state_chip(self, run):
+        label = run.get_state_display()
+        short = label.partition(":")[0]
+        return format_html(
+            '<span class="continuum-chip continuum-state-{}" title="{}">{}</span>', run.state, label, short
+        )
+
+    @admin.display(description="workflow")
+    def workflow_version(self, run):
+        module, _, name = run.workflow.rpartition(".")
+        shown = format_html(
+            '<span class="continuum-line">{} <span class="continuum-quiet">v{}</span></span>', name, run.version
+        )
+        if not module:
+            return shown
+        return format_html('{}<br><span class="continuum-quiet continuum-small">{}</span>', shown, module)
+
+    @admin.display(description="attributes")
+    def attribute_chips(self, run):
+        if not isinstance(run.attributes, dict):
+            return json.dumps(run.attributes, ensure_ascii=False)
+        pairs = [(name, _short(value)) for name, value in list(run.attributes.items())[:_MOST_ATTRIBUTES]]
+        chips = format_html_join(" ", '<span class="continuum-tag"><b>{}</b> {}</span>', pairs)
+        more = len(run.attributes) - _MOST_ATTRIBUTES
+        return format_html('{} <span class="continuum-quiet">+{}</span>', chips, more) if more > 0 else chips
+
+    @admin.display(description="started")
+    def started(self, run):
+        return wording.moment(run.started_at, timezone.now())
+
+    @admin.display(description="took")
+    def took(self, run):
+        return "-" if run.completed_at is None else wording.duration(run.completed_at - run.started_at)
+
+    @admin.display(description="worker")
+    def owner(self, run):
+        if run.owner_id is None:
+            return "-"
+        return run.owner_name or f"worker {run.owner_id}"
+
+    @admin.display(description="waiting for")
+    def waiting_for(self, run):
+        return format_html_join(mark_safe("<br>"), "{}", ((line,) for line in waiting_lines(run))) or "-"
+
+    def get_fields(self, request, obj=None):
+        return ()
+
+    def render_change_form(self, request, context, add=False, change=False, form_url="", obj=None):
+        may_see = request.user.has_perm("continuum.view_payload")
+        context |= {
+            "title": obj.workflow,
+            "subtitle": None,
+            "run": obj,
+            "state_chip": self.state_chip(obj),
+            "attribute_chips": self.attribute_chips(obj),
+            "why": waiting_lines(obj, with_errors=may_see),
+            "facts": facts(obj, self.admin_site.name),
+            "payloads": payload_sections(obj) if may_see else None,
+            "history": history_page(obj, before=request.GET.get("before"), with_data=may_see),
+        }
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+
+def id_bounds(term: str) -> tuple[UUID, UUID] | None:
+    """Return the smallest and the largest id that begin like ``term``; None when it does not look like an id."""
+    digits = term.strip().lower().replace("-", "")
+    if not re.fullmatch(r"[0-9][0-9a-f]{3,31}", digits):
+        return None
+    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
+
+
+def _short(value) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,0 +1,110 @@
+"""Times and waits in words."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.formats import date_format
+from django.utils.html import format_html
+
+__all__ = ["ago", "duration", "moment", "waits"]
+
+_MOST_LINES = 3
+
+
+def duration(span: timedelta) -> str:
+    """Return a length of time in its two largest units, such as ``3 h 12 min``; below a second in milliseconds."""
+    seconds = abs(span.total_seconds())
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    for size, unit, smaller_size, smaller_unit in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            first, rest = whole // size, whole % size // smaller_size
+            return f"{first} {unit} {rest} {smaller_unit}" if rest else f"{first} {unit}"
+    return f"{whole} s"
+
+
+def ago(when: datetime, now: datetime) -> str:
+    """Return ``5 min ago``, ``in 5 min`` or ``now``."""
+    span = now - when
+    if abs(span) < timedelta(seconds=1):
+        return "now"
+    return f"{duration(span)} ago" if span > timedelta() else f"in {duration(span)}"
+
+
+def moment(when: datetime | None, now: datetime) -> str:
+    """Return a ``<time>`` element: relative to now, the full time as its title; a dash for None."""
+    if when is None:
+        return "-"
+    local = timezone.localtime(when)
+    return format_html(
+        '<time datetime="{}" title="{} {}">{}</time>',
+        when.isoformat(),
+        date_format(local, "Y-m-d H:i:s.u")[:-3],
+        local.tzname() or "",
+        ago(when, now),
+    )
+
+
+def waits(waiting_on: Any, now: datetime, *, with_errors: bool = False) -> list[str]:
+    """Return a line for each thing that a run waits for, or for the first of them.
+
+    Args:
+        waiting_on: ``Run.waiting_on``.
+        now: the current time (aware).
+        with_errors: tell the error of the last attempt too.
+    """
+    if not isinstance(waiting_on, Sequence) or isinstance(waiting_on, str):
+        return [str(waiting_on)]
+    more = sum(entry["count"] for entry in waiting_on if _is_more(entry))
+    entries = [entry for entry in waiting_on if not _is_more(entry)]
+    lines = [_wait(entry, now, with_errors) for entry in entries[:_MOST_LINES]]
+    more += max(0, len(entries) - _MOST_LINES)
+    return [*lines, f"{more} more"] if more else lines
+
+
+def _wait(entry: Any, now: datetime, with_error: bool) -> str:
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    kind, name = entry.get("kind"), entry.get("name")
+    words = {
+        "signal": f"the signal “{name}”",
+        "timer": "a timer",
+        "activity": f"the activity {name}",
+        "child": f"the child {name or entry.get('run_id') or 'workflow'}",
+    }.get(kind, f"{kind} {name or ''}".rstrip())
+    parts = [words]
+    attempt = entry.get("attempt")
+    if isinstance(attempt, int) and attempt > 1:
+        parts.append(f"attempt {attempt}")
+    next_try, until, since = (_time(entry.get(key)) for key in ("next_try", "until", "since"))
+    if next_try is not None:
+        parts.append(f"next try {ago(next_try, now)}" if next_try > now else "next try due")
+    if since is not None:
+        parts.append(f"for {duration(now - since)}")
+    if until is not None:
+        parts.append(f"{'due' if kind == 'timer' or until < now else 'gives up'} {ago(until, now)}")
+    if with_error and entry.get("last_error"):
+        parts.append(f"last error: {entry['last_error']}")
+    return ", ".join(parts)
+
+
+def _is_more(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and entry.get("kind") == "more" and isinstance(entry.get("count"), int)
+
+
+def _time(value: Any) -> datetime | None:
+    try:
+        when = parse_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    return when if when is not None and when.tzinfo is not None else None
