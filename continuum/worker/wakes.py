@@ -130,7 +130,9 @@ class Listener:
                     f"database {self.alias!r} does not deliver notifications (a transaction pooler?): name a direct "
                     'connection in CONTINUUM["LISTEN_DATABASE"] for instant wake-ups'
                 )
-            self._proven = True
+            if not self._proven:
+                logger.info("news arrives by notification on %r", self.alias)
+                self._proven = True
             self.listening = True
             self._settled.set()
             self._on_reconnect()

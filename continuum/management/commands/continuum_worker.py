@@ -1,0 +1,258 @@
+"""``manage.py continuum_worker``: runs workflows and activities until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import sys
+import textwrap
+import threading
+from contextlib import suppress
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, connections
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import autoreload
+
+import continuum
+from continuum.conf import settings as continuum_settings
+from continuum.core.definitions import registry
+from continuum.worker import log
+from continuum.worker.options import NodeOptions
+from continuum.worker.supervisor import Supervisor, end_with_parent
+
+MOST_NAMES = 12
+
+
+class Command(BaseCommand):
+    """Runs a worker, or several with ``--processes``."""
+
+    help = "Runs workflows and activities until it is told to stop (SIGTERM or Ctrl-C drain, a second one leaves)."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--queues", type=_queues, metavar="A,B", help="Serve these queues of activities only. Default: all."
+        )
+        parser.add_argument(
+            "--concurrency",
+            type=_count,
+            metavar="N",
+            help='How many runs may make progress at once. Default: CONTINUUM["CONCURRENCY"].',
+        )
+        parser.add_argument(
+            "--threads",
+            type=_count,
+            metavar="N",
+            help='How many `def` activities may run at once. Default: CONTINUUM["ACTIVITY_THREADS"].',
+        )
+        parser.add_argument("--processes", type=_count, default=1, metavar="N", help="Worker processes. Default: 1.")
+        parser.add_argument("--burst", action="store_true", help="Stop when nothing is left to do.")
+        parser.add_argument(
+            "--drain-timeout",
+            type=_seconds,
+            metavar="S",
+            help='Seconds that running activities get to end when it stops. Default: CONTINUUM["DRAIN_TIMEOUT"].',
+        )
+        parser.add_argument("--reload", action="store_true", help="Start anew when code changes. For development.")
+        parser.add_argument(
+            "--database", metavar="ALIAS", help='The database with the runs. Default: CONTINUUM["DATABASE"].'
+        )
+
+    def get_check_kwargs(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Have the database's own checks made as well: an old server is better refused now than met later."""
+        databases = []
+        with suppress(ImproperlyConfigured):  # a wrong setting is for the checks to name
+            alias = options["database"] or continuum_settings.DATABASE
+            databases = [alias] if alias in connections else []
+        return {**super().get_check_kwargs(options), "databases": databases}
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Serve, and exit with the worker's status."""
+        verbosity = options["verbosity"]
+        node = _node_options(options)
+        processes = options["processes"]
+        if options["reload"] and processes > 1:
+            raise CommandError("--reload works with one process: leave out --processes.", returncode=2)
+        supervised = end_with_parent()
+        if not supervised:
+            self._require_migrations(node.database)
+            log.set_up(node.name, verbosity)
+            if verbosity and not (options["reload"] and os.environ.get(autoreload.DJANGO_AUTORELOAD_ENV) != "true"):
+                self.stdout.write(self._banner(node, processes))
+        else:
+            log.set_up(node.name, verbosity)
+        # Django's connection of this thread is needed no more, and would stay open for as long as the worker lives.
+        connections.close_all()
+        if options["reload"]:
+            self._serve_and_reload(node)
+        elif processes > 1:
+            status = Supervisor(
+                self._child_command(options), processes, burst=node.burst, drain_timeout=node.drain_timeout
+            ).run()
+        else:
+            # Imported late: --help and a refusal need no engine.
+            from continuum.worker.node import run_node
+
+            status = run_node(node)
+        if status:
+            sys.exit(status)
+
+    def _require_migrations(self, alias: str) -> None:
+        try:
+            executor = MigrationExecutor(connections[alias])
+            ends = [node for node in executor.loader.graph.leaf_nodes() if node[0] == "continuum"]
+            missing = [
+                migration.name for migration, _ in executor.migration_plan(ends) if migration.app_label == "continuum"
+            ]
+        except DatabaseError as error:
+            raise CommandError(f"Cannot reach the database {_address(alias)}: {str(error).strip()}") from error
+        if missing:
+            raise CommandError(
+                f"The database {_address(alias)} lacks {_listed(missing)} of continuum: "
+                f"run `manage.py migrate continuum{'' if alias == 'default' else f' --database {alias}'}` first."
+            )
+
+    def _banner(self, node: NodeOptions, processes: int) -> str:
+        workflows = [f"{workflow.name}@{workflow.version}" for workflow in registry.workflows()]
+        activities = [activity.name for activity in registry.activities()]
+        listen = continuum_settings.LISTEN_DATABASE or node.database
+        lines = [
+            ("worker", node.name + (", until nothing is left to do" if node.burst else "")),
+            ("database", _address(node.database)),
+            ("wake-ups", f"by notification on {listen!r}, else every {continuum_settings.POLL_INTERVAL:g} s"),
+            ("queues", ", ".join(node.queues) if node.queues else "all"),
+            (
+                "capacity",
+                f"{_counted(node.concurrency, 'run')} and {_counted(node.threads, 'thread')} in each of "
+                f"{_counted(processes, 'process', 'processes')}",
+            ),
+            ("workflows", _some(workflows) or 'none: nothing can run here (see CONTINUUM["WORKFLOW_MODULES"])'),
+            ("activities", _some(activities) or "none"),
+        ]
+        return "\n".join([f"Continuum {continuum.__version__}", *[_wrapped(name, what) for name, what in lines]])
+
+    def _child_command(self, options: dict[str, Any]) -> list[str]:
+        """Return the command line of one process of several."""
+        if self._called_from_command_line:
+            # As the project starts it, so that `-m`, --settings, --pythonpath and -X stay; the last --processes counts.
+            return [*map(str, autoreload.get_child_arguments()), "--processes=1"]
+        command = [sys.executable, "-m", "django", "continuum_worker", f"--verbosity={options['verbosity']}"]
+        for name in ("concurrency", "threads", "drain_timeout", "database"):
+            if options[name] is not None:
+                command.append(f"--{name.replace('_', '-')}={options[name]}")
+        if options["queues"]:
+            command.append(f"--queues={','.join(options['queues'])}")
+        return [*command, *(["--burst"] if options["burst"] else [])]
+
+    def _serve_and_reload(self, options: NodeOptions) -> None:
+        from continuum.worker.node import Node
+
+        node = Node(options)
+        ended = threading.Event()
+
+        def serve() -> None:
+            try:
+                status = asyncio.run(node.run())
+            finally:
+                ended.set()
+            if options.burst:
+                os._exit(status)
+
+        try:
+            autoreload.run_with_reloader(serve)
+        finally:
+            # Code has changed, or it is the end: give the runs back rather than leave them to be taken for lost.
+            node.stop()
+            ended.wait(options.drain_timeout)
+
+
+def _node_options(options: dict[str, Any]) -> NodeOptions:
+    alias = options["database"] or continuum_settings.DATABASE
+    if alias not in connections:
+        known = ", ".join(map(repr, connections))
+        raise CommandError(f"There is no database {alias!r}: DATABASES has {known}.", returncode=2)
+    if connections[alias].vendor != "postgresql":
+        raise CommandError(f"The database {alias!r} is not PostgreSQL.", returncode=2)
+    drain_timeout = options["drain_timeout"]
+    return NodeOptions(
+        database=alias,
+        queues=options["queues"],
+        concurrency=options["concurrency"] or continuum_settings.CONCURRENCY,
+        threads=options["threads"] or continuum_settings.ACTIVITY_THREADS,
+        burst=options["burst"],
+        drain_timeout=continuum_settings.DRAIN_TIMEOUT if drain_timeout is None else drain_timeout,
+        name=f"{socket.gethostname()}:{os.getpid()}",
+    )
+
+
+def _address(alias: str) -> str:
+    settings = connections[alias].settings_dict
+    options = settings["OPTIONS"]
+    host = settings["HOST"] or options.get("host") or ""
+    port = settings["PORT"] or options.get("port") or ""
+    if service := options.get("service"):
+        place = f" (service {service})"
+    elif not host or host.startswith("/"):
+        place = " (local socket)"
+    else:
+        place = f" on {host}{f':{port}' if port else ''}"
+    return f"{settings['NAME'] or alias}{place}"
+
+
+def _wrapped(name: str, what: str) -> str:
+    return textwrap.fill(
+        f"{name:<10}  {what}",
+        width=110,
+        initial_indent="  ",
+        subsequent_indent=" " * 14,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ("migration " if len(names) == 1 else "migrations ") + ", ".join(names)
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _some(names: list[str]) -> str:
+    """Return how many there are and which, the first dozen of them."""
+    if not names:
+        return ""
+    shown = ", ".join(names[:MOST_NAMES])
+    more = len(names) - MOST_NAMES
+    return f"{len(names)}: {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def _queues(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of queue names such as default,mail")
+    return names
+
+
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+    return number

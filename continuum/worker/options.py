@@ -1,0 +1,30 @@
+"""What the command line says about a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["NodeOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """How one worker process is to work.
+
+    Attributes:
+        database: alias of the database that holds the runs.
+        queues: the queues it serves; None means all.
+        concurrency: how many runs may make progress at once.
+        threads: how many ``def`` activities may run at once.
+        burst: stop when nothing is left to do.
+        drain_timeout: seconds current activities get to end once the worker is told to stop.
+        name: what people call it; made of host and process id when empty.
+    """
+
+    database: str = "default"
+    queues: tuple[str, ...] | None = None
+    concurrency: int = 200
+    threads: int = 16
+    burst: bool = False
+    drain_timeout: float = 10.0
+    name: str = ""
