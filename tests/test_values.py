@@ -13,7 +13,7 @@ import threading
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field, make_dataclass
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from io import BytesIO
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar, Union
@@ -287,6 +287,18 @@ class TestScalars:
         assert str(restored.tzinfo) == str(value.tzinfo)
         assert restored.utcoffset() == value.utcoffset()
         assert restored.replace(tzinfo=None) == value.replace(tzinfo=None)
+
+    def test_a_foreign_zone_with_a_fixed_offset_becomes_a_plain_one(self):
+        class Fixed(tzinfo):
+            def utcoffset(self, at):
+                return timedelta(hours=2)
+
+        class Seasonal(tzinfo):
+            def utcoffset(self, at):
+                return timedelta(hours=1 + (at.month == 7))
+
+        assert roundtrip(datetime(2024, 1, 1, tzinfo=Fixed())).tzinfo == timezone(timedelta(hours=2))
+        assert "use datetime.timezone or zoneinfo.ZoneInfo" in refusal(datetime(2024, 1, 1, tzinfo=Seasonal()))
 
     def test_a_zoneinfo_zone_is_the_same_object_again(self):
         zone = ZoneInfo("Europe/Paris")

@@ -67,28 +67,39 @@ def _write_timedelta(value: timedelta) -> Any:
 
 def _write_moment(tag: str) -> Callable[[Any], Any]:
     def write(value: datetime | time) -> Any:
+        details: dict[str, Any] = {}
         zone = value.tzinfo
-        if zone is None:
-            details: dict[str, Any] = {}
-        elif type(zone) is timezone:
+        if type(zone) is timezone:
             name = zone.tzname(None)
-            details = {"name": name} if name != timezone(zone.utcoffset(None)).tzname(None) else {}
-            if UNSAFE(name):
-                raise not_durable(f"a time zone named {name!a}")
+            if name != timezone(zone.utcoffset(None)).tzname(None):
+                if UNSAFE(name):
+                    raise not_durable(f"a time zone named {name!a}")
+                details["name"] = name
         elif type(zone) is ZoneInfo and zone.key is not None and _ZONE(zone.key):
             value = value.replace(tzinfo=None)  # the zone decides the offset, also when its rules change later
-            details = {"zone": zone.key}
-        else:
-            raise not_durable(
-                f"{type(value).__name__} with a time zone of type {type(zone).__module__}.{type(zone).__qualname__}",
-                "use datetime.timezone or zoneinfo.ZoneInfo",
-            )
+            details["zone"] = zone.key
+        elif zone is not None:
+            value = value.replace(tzinfo=_fixed(value, zone))
         if value.fold:
             details["fold"] = 1
         text = value.isoformat()
         return {tag: {"at": text, **details} if details else text}
 
     return write
+
+
+def _fixed(value: datetime | time, zone: tzinfo) -> timezone:
+    """The plain time zone for a foreign one with a fixed offset, such as those of pydantic's datetimes."""
+    try:
+        offset = None if type(zone) is ZoneInfo else zone.utcoffset(None)
+        if offset is not None and offset == value.utcoffset():
+            return timezone(offset)
+    except Exception:  # whatever a foreign class does when it is not asked about a certain moment
+        pass
+    raise not_durable(
+        f"{type(value).__name__} with a time zone of type {type(zone).__module__}.{type(zone).__qualname__}",
+        "use datetime.timezone or zoneinfo.ZoneInfo",
+    )
 
 
 WRITERS: dict[type, Callable[[Any], Any]] = {
