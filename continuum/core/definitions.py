@@ -1,100 +1,26 @@
-"""What users declare: workflows, activities, retry policies, and the registry that finds them by name."""
+"""What users declare: workflows and activities."""
 
 from __future__ import annotations
 
 import inspect
 from asyncio import _get_running_loop
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, update_wrapper
-from typing import Any, Literal
+from typing import Any
 
 from continuum import values
 from continuum.core.durations import seconds
 from continuum.core.effects import Effect, in_workflow
+from continuum.core.registry import Registry, describe_function, registry
+from continuum.core.retry import Retry
 from continuum.core.versions import source_hash
-from continuum.exceptions import DurableValueError, NotInWorkflowError, UnknownActivityError, UnknownWorkflowError
+from continuum.exceptions import DurableValueError, NotInWorkflowError
 
 __all__ = ["ActivityDefinition", "Registry", "Retry", "WorkflowDefinition", "activity", "registry", "workflow"]
 
 _DEFAULT_RETENTION = timedelta(days=30)
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """How often and how fast an activity is tried again.
-
-    Args:
-        max_attempts: attempts in all, the first included; at least 1.
-        backoff: ``"exponential"`` multiplies the delay by ``factor`` after each attempt, ``"constant"`` keeps it.
-        base: delay before the second attempt, in seconds (or a timedelta).
-        factor: growth of the delay, at least 1.
-        jitter: part of the delay that is random, from 0 (none) to 1 (anything between nothing and twice the delay).
-        max_delay: longest delay, in seconds (or a timedelta).
-        non_retryable: exception classes, or their names, that end the attempts at once. Subclasses count.
-
-    Raises:
-        ValueError: a figure is out of range.
-        TypeError: a figure is of the wrong type.
-    """
-
-    max_attempts: int = 1
-    backoff: Literal["exponential", "constant"] = "exponential"
-    base: float = 1.0
-    factor: float = 2.0
-    jitter: float = 0.0
-    max_delay: float = 60.0
-    non_retryable: tuple[type[BaseException] | str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if type(self.max_attempts) is not int:
-            raise TypeError(f"Retry.max_attempts must be an int, not {self.max_attempts!r}")
-        if self.max_attempts < 1:
-            raise ValueError(f"Retry.max_attempts must be at least 1, not {self.max_attempts}")
-        if self.backoff not in ("exponential", "constant"):
-            raise ValueError(f"Retry.backoff must be 'exponential' or 'constant', not {self.backoff!r}")
-        object.__setattr__(self, "base", seconds(self.base, "Retry.base"))
-        object.__setattr__(self, "max_delay", seconds(self.max_delay, "Retry.max_delay"))
-        for name, low, high in (("factor", 1.0, float("inf")), ("jitter", 0.0, 1.0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"Retry.{name} must be a number, not {value!r}")
-            if not low <= value <= high or value == float("inf"):
-                raise ValueError(f"Retry.{name} must be between {low:g} and {high:g}, not {value!r}")
-        entries = self.non_retryable
-        if isinstance(entries, str | type) or not isinstance(entries, Iterable):
-            entries = (entries,)
-        entries = tuple(entries)
-        for entry in entries:
-            if not isinstance(entry, str) and not (isinstance(entry, type) and issubclass(entry, BaseException)):
-                raise TypeError(f"Retry.non_retryable holds exception classes or their names, not {entry!r}")
-        object.__setattr__(self, "non_retryable", entries)
-
-    def delay(self, attempt: int, randomness: float = 0.5) -> float:
-        """Return the seconds to wait after failed attempt number ``attempt`` (from 1).
-
-        ``randomness`` in [0, 1) spreads the delay by ``jitter``; 0.5 leaves it as it is.
-        """
-        if self.backoff == "constant":
-            delay = self.base
-        else:
-            try:
-                delay = self.base * float(self.factor) ** (attempt - 1)
-            except OverflowError:
-                delay = self.max_delay
-        delay = min(delay, self.max_delay)
-        return min(delay * (1 + self.jitter * (2 * randomness - 1)), self.max_delay)
-
-    def allows(self, exc: BaseException) -> bool:
-        """Tell whether this policy would retry after ``exc``, leaving the number of attempts aside."""
-        for entry in self.non_retryable:
-            if isinstance(entry, str):
-                if any(entry in (c.__name__, f"{c.__module__}.{c.__qualname__}") for c in type(exc).__mro__):
-                    return False
-            elif isinstance(exc, entry):
-                return False
-        return True
 
 
 class _Definition:
@@ -224,7 +150,7 @@ class WorkflowDefinition(_Definition):
         signals: Mapping[str, Any] | None = None,
     ) -> None:
         if not inspect.iscoroutinefunction(fn):
-            raise TypeError(f"a workflow must be an async def function, which {_describe(fn)} is not")
+            raise TypeError(f"a workflow must be an async def function, which {describe_function(fn)} is not")
         if type(version) is not int or not 1 <= version < 2**31:
             raise ValueError(f"version must be a positive int, not {version!r}")
         if retention is not None:
@@ -274,7 +200,7 @@ class ActivityDefinition(_Definition):
 
     def __init__(self, fn: Callable[..., Any], *, name: str | None = None, options: ActivityOptions) -> None:
         if not callable(fn) or isinstance(fn, type):
-            raise TypeError(f"an activity must be a function, which {_describe(fn)} is not")
+            raise TypeError(f"an activity must be a function, which {describe_function(fn)} is not")
         super().__init__(fn, name)
         self.default_options = options
         self.is_async = inspect.iscoroutinefunction(fn)
@@ -326,68 +252,6 @@ def _activity_options(base: ActivityOptions, given: Mapping[str, Any], where: st
         if timeout <= 0:
             raise ValueError(f"{where}: timeout must be more than 0 seconds, not {timeout:g}")
     return ActivityOptions(retry, timeout)
-
-
-class Registry:
-    """Definitions by name. Decorators fill it when modules are imported."""
-
-    def __init__(self) -> None:
-        self._workflows: dict[str, dict[int, WorkflowDefinition]] = {}
-        self._activities: dict[str, ActivityDefinition] = {}
-
-    def add_workflow(self, definition: WorkflowDefinition) -> None:
-        versions = self._workflows.setdefault(definition.name, {})
-        self._refuse_other(versions.get(definition.version), definition)
-        versions[definition.version] = definition
-
-    def add_activity(self, definition: ActivityDefinition) -> None:
-        self._refuse_other(self._activities.get(definition.name), definition)
-        self._activities[definition.name] = definition
-
-    @staticmethod
-    def _refuse_other(known: _Definition | None, new: _Definition) -> None:
-        # The same function again is a reload; two different functions under one name would be a guess later on.
-        if known is not None and (known.fn.__module__, known.fn.__qualname__) != (
-            new.fn.__module__,
-            new.fn.__qualname__,
-        ):
-            raise ValueError(
-                f"two functions want to be the {new.kind} {new.name!r}: {_describe(known.fn)} and {_describe(new.fn)}"
-            )
-
-    def workflow(self, name: str, version: int | None = None) -> WorkflowDefinition:
-        """Return the workflow of that name: that version, or the highest where it is not loaded or not given.
-
-        Raises:
-            UnknownWorkflowError: no workflow of that name is loaded; the message lists those that are.
-        """
-        versions = self._workflows.get(name)
-        if not versions:
-            raise UnknownWorkflowError(name, sorted(self._workflows))
-        return versions.get(version) or versions[max(versions)]
-
-    def activity(self, name: str) -> ActivityDefinition:
-        """Return the activity of that name.
-
-        Raises:
-            UnknownActivityError: it is not loaded; the message lists those that are.
-        """
-        try:
-            return self._activities[name]
-        except KeyError:
-            raise UnknownActivityError(name, sorted(self._activities)) from None
-
-    def workflows(self) -> list[WorkflowDefinition]:
-        """Every loaded workflow, by name and version."""
-        return [versions[v] for _, versions in sorted(self._workflows.items()) for v in sorted(versions)]
-
-    def activities(self) -> list[ActivityDefinition]:
-        """Every loaded activity, by name."""
-        return [self._activities[name] for name in sorted(self._activities)]
-
-
-#: The registry of this process.
-registry = Registry()
 
 
 def workflow(
@@ -445,9 +309,3 @@ def activity(fn: Callable[..., Any] | None = None, *, name: str | None = None, *
         return definition
 
     return declare if fn is None else declare(fn)
-
-
-def _describe(fn: Any) -> str:
-    name = getattr(fn, "__qualname__", None)
-    return f"{fn.__module__}.{name}" if name else repr(fn)
-

@@ -59,7 +59,18 @@ class Effect(Coroutine[Any, Any, Any]):
     A coroutine like any other, so that ``create_task``, ``gather`` and ``wait_for`` take it. It can be awaited once.
     """
 
-    __slots__ = ("__weakref__", "_driver", "args", "definition", "execution", "kind", "kwargs", "name", "options", "serial")
+    __slots__ = (
+        "__weakref__",
+        "_driver",
+        "args",
+        "definition",
+        "execution",
+        "kind",
+        "kwargs",
+        "name",
+        "options",
+        "serial",
+    )
 
     def __init__(
         self,
@@ -162,8 +173,10 @@ def wait_signal(name: str, timeout: float | timedelta | None = None) -> Effect:
         raise TypeError(f"the name of a signal must be a non-empty string, not {name!r}")
     declared = execution.definition.signals
     if declared is not None and name not in declared:
-        raise ValueError(f"signal {name!r} is not declared by {execution.definition.name}: {', '.join(sorted(declared))}")
-    return Effect(execution, "signal", name, args=None if timeout is None else round(seconds(timeout, "timeout") * 1e6))
+        known = ", ".join(sorted(declared))
+        raise ValueError(f"signal {name!r} is not declared by {execution.definition.name}, which knows {known}")
+    timeout_us = None if timeout is None else round(seconds(timeout, "timeout") * 1e6)
+    return Effect(execution, "signal", name, args=timeout_us)
 
 
 async def wait(

@@ -199,7 +199,7 @@ class Execution:
         data = f'{{"args":{fingerprint(command.args)},"started":{started_us}{attempt},"result":{result}}}'
         if not self._note(EventType.ACTIVITY_COMPLETED, command, data, ended_us):
             return False
-        # What _apply does with the same event in a replay, short of looking for the command and comparing it with itself.
+        # What _apply does with the same event in a replay, short of comparing the command with itself.
         self._settle_command(command)
         self._complete(command, values.parse(result))
         self._drain()
@@ -241,9 +241,7 @@ class Execution:
             return False
         return self._record(EventType.CANCEL_REQUESTED, None, json.dumps({"reason": reason}), now_us)
 
-    def _record(
-        self, type_: str, command: Command | None, data: str, time_us: int, name: str | None = None
-    ) -> bool:
+    def _record(self, type_: str, command: Command | None, data: str, time_us: int, name: str | None = None) -> bool:
         event = self._note(type_, command, data, time_us, name)
         if event is None:
             return False
@@ -528,11 +526,9 @@ class Execution:
     def _settle(self, root: Any) -> None:
         if root.cancelled():
             if self.cancel_reason is None:
-                error = {"type": "CancelledError", "message": "the workflow cancelled itself", "traceback": "", "details": None}
-                self._end("failed", None, error)
+                self._end("failed", None, _cancelled("the workflow cancelled itself"))
             else:
-                error = {"type": "CancelledError", "message": self.cancel_reason, "traceback": "", "details": None}
-                self._end("cancelled", None, error)
+                self._end("cancelled", None, _cancelled(self.cancel_reason))
             return
         exc = root.exception()
         if exc is None:
@@ -589,6 +585,10 @@ class Execution:
         # Raised inside user code, which may catch it: kept, so that the drain ends with it whatever the code does.
         self._drift = ReplayDriftError(self.run.id, command_id, history, code)
         raise self._drift
+
+
+def _cancelled(message: str) -> dict[str, Any]:
+    return {"type": "CancelledError", "message": message, "traceback": "", "details": None}
 
 
 def _told(event: Event) -> str:

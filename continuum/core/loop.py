@@ -72,7 +72,12 @@ class TimerHandle(Handle):
     __slots__ = ("_loop", "_when", "command")
 
     def __init__(
-        self, loop: DeterministicLoop, when: float, callback: Callable[..., Any], args: tuple[Any, ...], context: Context
+        self,
+        loop: DeterministicLoop,
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        context: Context,
     ) -> None:
         super().__init__(callback, args, context)
         self._loop = loop
@@ -269,7 +274,7 @@ def _refuse(name: str) -> Callable[..., Any]:
     return refused
 
 
-for _name in (
+_FORBIDDEN = (
     "call_soon_threadsafe run_in_executor set_default_executor getaddrinfo getnameinfo create_connection "
     "create_server create_unix_connection create_unix_server create_datagram_endpoint connect_accepted_socket "
     "start_tls sendfile sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto "
@@ -277,6 +282,7 @@ for _name in (
     "add_reader remove_reader add_writer remove_writer add_signal_handler remove_signal_handler run_forever "
     "run_until_complete stop close shutdown_asyncgens shutdown_default_executor set_task_factory "
     "set_exception_handler get_exception_handler"
-).split():
+)
+for _name in _FORBIDDEN.split():
     setattr(DeterministicLoop, _name, _refuse(_name))
 DeterministicLoop.__abstractmethods__ = frozenset()

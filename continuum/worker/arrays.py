@@ -17,12 +17,7 @@ def text_array(items: Iterable[str | None]) -> str:
     return (
         "{"
         + ",".join(
-            [
-                "NULL"
-                if item is None
-                else '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
-                for item in items
-            ]
+            ["NULL" if item is None else '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"' for item in items]
         )
         + "}"
     )

@@ -64,14 +64,26 @@ async def owned_by(connection: psycopg.AsyncConnection[Any], worker_id: int) -> 
 
 
 def _claimed(row: tuple[Any, ...]) -> ClaimedRun:
-    (run_id, token, workflow, version, version_hash, namespace, input_, parent, seed, started, claimed, deadline, new) = row
+    (
+        run_id,
+        token,
+        workflow,
+        version,
+        version_hash,
+        namespace,
+        input_,
+        parent,
+        seed,
+        started,
+        claimed,
+        deadline,
+        new,
+    ) = row
     identity = RunIdentity(run_id, namespace, version, parent, started, seed)
     return ClaimedRun(identity, token, workflow, version, version_hash, input_, claimed, deadline, new)
 
 
-async def load_histories(
-    connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]
-) -> dict[UUID, list[Event]]:
+async def load_histories(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, list[Event]]:
     """Return the events of each run, in order."""
     histories: dict[UUID, list[Event]] = {}
     ids = [run_id.hex for run_id in run_ids]

@@ -1,7 +1,7 @@
 """The live runs of a worker: what happens to them, and what they want next.
 
-Everything that touches a coroutine runs as a plain callback of the worker's loop, in slices: the deterministic loop of a
-run may not be driven from inside a task, and a burst of results must not keep the listener or the lease waiting.
+Everything that touches a coroutine runs as a plain callback of the worker's loop, in slices: the deterministic loop of
+a run may not be driven from inside a task, and a burst of results must not keep the listener or the lease waiting.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from continuum.core.execution import Execution, Outcome
 from continuum.core.history import Event, EventType
 from continuum.exceptions import ReplayDriftError
 from continuum.worker import rows
-from continuum.worker.activities import ActivityExecutor, Attempt, AttemptResult
+from continuum.worker.activities import ActivityExecutor
+from continuum.worker.attempts import Attempts
 from continuum.worker.claims import ClaimedRun
 from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, LiveRun, Message
-from continuum.worker.retries import next_attempt_us
+from continuum.worker.summaries import Summaries
 from continuum.worker.timers import Timers
 
 __all__ = ["Engine"]
@@ -38,8 +39,6 @@ logger = logging.getLogger("continuum.worker")
 SLICE = 0.005
 # Events replayed before others get a turn.
 REPLAY_CHUNK = 200
-# A run that has been quiet for so long gets its row brought up to date, in seconds.
-SUMMARY_AFTER = 0.2
 # How long a run that broke the engine is left alone, in microseconds.
 QUARANTINE_US = 30_000_000
 
@@ -81,21 +80,26 @@ class Engine:
         self._on_room = on_room
         self._on_done = on_done
         self._on_released = on_released
-        self.journal: Journal = None  # type: ignore[assignment]  # set by the node: each needs the other's callbacks
-        self.executor: ActivityExecutor = None  # type: ignore[assignment]
+        self.journal: Journal = None  # type: ignore[assignment]  # set by connect(): each needs the other
         self.live: dict[UUID, LiveRun] = {}
         self.active = 0
-        self.retrying = 0
         self.draining = False
         self.finished = 0
+        self._change = asyncio.Event()
+        self.attempts = Attempts(self, clock, timers, self._change.set)
+        self.summaries = Summaries(lambda: self.journal, self._make_room)
         self._work: deque[tuple[Callable[..., None], LiveRun, tuple[Any, ...]]] = deque()
         self._pumping = False
-        self._quiet: deque[tuple[float, LiveRun]] = deque()
-        self._change = asyncio.Event()
+
+    def connect(self, journal: Journal, executor: ActivityExecutor) -> None:
+        """Say where records and attempts go."""
+        self.journal = journal
+        self.attempts.executor = executor
 
     # -- the pump -----------------------------------------------------------------------------------------------
 
-    def _post(self, fn: Callable[..., None], live: LiveRun, *args: Any) -> None:
+    def post(self, fn: Callable[..., None], live: LiveRun, *args: Any) -> None:
+        """Have ``fn(live, *args)`` called from the pump, unless the run is gone by then."""
         self._work.append((fn, live, args))
         if not self._pumping:
             self._pumping = True
@@ -119,6 +123,7 @@ class Engine:
             self._loop.call_soon(self._pump)
         else:
             self._pumping = False
+            self._change.set()
 
     # -- coming in ----------------------------------------------------------------------------------------------
 
@@ -136,10 +141,10 @@ class Engine:
         if known is not None:
             self.lose(known)
         self.live[live.id] = live
-        self._set_active(live, True)
+        self.set_active(live, True)
         live.replaying = True
         self._make_room()
-        self._post(self._begin, live, history, messages)
+        self.post(self._begin, live, history, messages)
 
     def _begin(self, live: LiveRun, history: list[Event], messages: list[Message]) -> None:
         cancelled = None if history else next((m for m in messages if m.kind == "cancel"), None)
@@ -148,12 +153,12 @@ class Engine:
 
     def _replay(self, live: LiveRun, messages: list[Message]) -> None:
         if not live.execution.replay(REPLAY_CHUNK):
-            self._post(self._replay, live, messages)
+            self.post(self._replay, live, messages)
             return
         live.replaying = False
         if live.deadline_us is not None:
             self._timers.schedule(live.deadline_us, self._on_deadline, live)
-        self._advance(live)
+        self.advance(live)
         if messages:
             self._deliver(live, messages)
 
@@ -167,11 +172,11 @@ class Engine:
         for run_id, of_run in by_run.items():
             live = self.live.get(run_id)
             if live is not None:
-                self._post(self._deliver, live, of_run)
+                self.post(self._deliver, live, of_run)
 
     def _deliver(self, live: LiveRun, messages: list[Message]) -> None:
         if live.replaying:
-            self._post(self._deliver, live, messages)
+            self.post(self._deliver, live, messages)
             return
         execution = live.execution
         now_us = self._clock.now_us()
@@ -188,49 +193,12 @@ class Engine:
                 execution.cancel_requested(_reason(message), now_us)
             else:
                 logger.warning("run %s: a message of unknown kind %r is dropped", live.id, message.kind)
-        self._advance(live)
-
-    def on_results(self, results: list[AttemptResult]) -> None:
-        """Take up what the executor reports."""
-        for result in results:
-            live, command = result.attempt.key  # type: ignore[misc]
-            if not live.gone:
-                self._post(self._on_result, live, command, result)
-
-    def _on_result(self, live: LiveRun, command: Command, result: AttemptResult) -> None:
-        live.attempts.pop(command.id, None)
-        execution = live.execution
-        if result.ok:
-            execution.activity_completed(command, result.value_json or "null", result.started_us, result.ended_us)
-        elif not command.answered:
-            error = dict(result.error or {})
-            next_us = next_attempt_us(command, error, result.ended_us)
-            kept = {key: error.get(key) for key in ("type", "message", "traceback", "details")}
-            if next_us is None:
-                execution.activity_failed(command, kept, result.started_us, result.ended_us)
-            else:
-                execution.activity_retried(command, kept, result.started_us, result.ended_us, next_us)
-                self._schedule_retry(live, command)
-        self._advance(live)
-
-    def _schedule_retry(self, live: LiveRun, command: Command) -> None:
-        self.retrying += 1
-        self._timers.schedule(command.not_before_us or 0, self._on_retry_due, (live, command))
-
-    def _on_retry_due(self, subject: tuple[LiveRun, Command], due_us: int) -> None:
-        live, command = subject
-        self.retrying -= 1
-        self._change.set()
-        if not live.gone and not live.leaving and not command.answered:
-            if live.last_entry is not None:
-                live.last_entry.commands.append(command)
-            else:
-                self._start(live, command)
+        self.advance(live)
 
     def _on_timer(self, live: LiveRun, due_us: int) -> None:
         if not live.gone and not live.leaving and live.timer_us == due_us:
             live.timer_us = None
-            self._post(self._fire, live)
+            self.post(self._fire, live)
 
     def _fire(self, live: LiveRun) -> None:
         execution = live.execution
@@ -238,19 +206,19 @@ class Engine:
         while (command := execution.next_timer()) is not None and command.due_us <= now_us:
             if not execution.timer_fired(command, now_us - 500):
                 break
-        self._advance(live)
+        self.advance(live)
 
     def _on_deadline(self, live: LiveRun, due_us: int) -> None:
         if not live.gone:
-            self._post(self._expire, live)
+            self.post(self._expire, live)
 
     def _expire(self, live: LiveRun) -> None:
         live.execution.cancel_requested("the run's timeout is over", self._clock.now_us())
-        self._advance(live)
+        self.advance(live)
 
     # -- what follows -------------------------------------------------------------------------------------------
 
-    def _advance(self, live: LiveRun) -> None:
+    def advance(self, live: LiveRun) -> None:
         """Hand over what the run wants recorded, and see to what it wants done."""
         journal, commands, abandoned, outcome = live.execution.take()
         if journal:
@@ -258,45 +226,25 @@ class Engine:
             entry.events += journal
             for event in journal:
                 entry.size += len(event.data)
-        for command in abandoned:
-            attempt = live.attempts.pop(command.id, None)
-            if attempt is not None:
-                self.executor.abandon(attempt)
+        if abandoned:
+            self.attempts.abandon(live, abandoned)
         if outcome is not None:
             self._end(live, outcome)
             return
         if commands:
-            # Output commit: nothing outside sees an effect before all that led to it is durable.
-            if live.last_entry is not None:
-                live.last_entry.commands += commands
-            else:
-                for command in commands:
-                    self._start(live, command)
+            self.start_when_durable(live, commands)
         timer = live.execution.next_timer()
         if timer is not None and (live.timer_us is None or timer.due_us < live.timer_us):
             live.timer_us = timer.due_us
             self._timers.schedule(timer.due_us, self._on_timer, live)
         self._settle(live)
 
-    def _start(self, live: LiveRun, command: Command) -> None:
-        if command.answered or live.gone or live.leaving or self.draining:
-            return
-        if command.not_before_us is not None and command.not_before_us > self._clock.now_us() + 500:
-            self._schedule_retry(live, command)
-            return
-        attempt = Attempt(
-            run_id=live.id,
-            command_id=command.id,
-            definition=command.definition,
-            args_json=command.args,
-            attempt=command.attempt,
-            timeout=command.options.timeout,
-            key=(live, command),
-            retry=command.options.retry,
-        )
-        live.attempts[command.id] = attempt
-        self._set_active(live, True)
-        self.executor.submit(attempt)
+    def start_when_durable(self, live: LiveRun, commands: list[Command]) -> None:
+        """Output commit: nothing outside sees an effect before all that led to it is durable."""
+        if live.last_entry is not None:
+            live.last_entry.commands += commands
+        else:
+            self.attempts.start(live, commands)
 
     def on_durable(self, entries: list[Entry]) -> None:
         """Go on with what waited for a commit."""
@@ -319,8 +267,8 @@ class Engine:
                 else:
                     released = True
                 continue
-            for command in entry.commands:
-                self._start(live, command)
+            if entry.commands:
+                self.attempts.start(live, entry.commands)
             self._settle(live)
         if ended:
             self._on_done(ended)
@@ -361,7 +309,7 @@ class Engine:
 
     def _leave(self, live: LiveRun) -> None:
         live.leaving = True
-        self._abandon_attempts(live)
+        self.attempts.abandon_all(live)
         live.execution.close()
 
     def _park(self, live: LiveRun, drift: ReplayDriftError) -> None:
@@ -399,19 +347,14 @@ class Engine:
             self.lose(live)
         self._work.clear()
         self._timers.clear()
-        self.retrying = 0
+        self.attempts.waiting = 0
 
     def _forget(self, live: LiveRun) -> None:
         live.gone = True
         live.leaving = True
         if self.live.get(live.id) is live:
             del self.live[live.id]
-        self._set_active(live, False)
-
-    def _abandon_attempts(self, live: LiveRun) -> None:
-        for attempt in live.attempts.values():
-            self.executor.abandon(attempt)
-        live.attempts.clear()
+        self.set_active(live, False)
 
     def _make_room(self) -> None:
         """Release the runs that have been quiet longest while there are too many in memory."""
@@ -426,14 +369,11 @@ class Engine:
     # -- being busy, being quiet --------------------------------------------------------------------------------
 
     def _settle(self, live: LiveRun) -> None:
-        live.touched = time.monotonic()
-        self._set_active(live, bool(live.unacknowledged or live.attempts or live.replaying))
-        if not live.waiting_for_summary:
-            live.waiting_for_summary = True
-            self._quiet.append((live.touched, live))
-            self._change.set()
+        self.summaries.touch(live)
+        self.set_active(live, bool(live.unacknowledged or live.attempts or live.replaying))
 
-    def _set_active(self, live: LiveRun, active: bool) -> None:
+    def set_active(self, live: LiveRun, active: bool) -> None:
+        """Note whether a run makes progress."""
         if live.active is active:
             return
         live.active = active
@@ -448,7 +388,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether anything is being done, or is about to be tried again."""
-        return bool(self.active or self.retrying or self._work)
+        return bool(self.active or self.attempts.waiting or self._work)
 
     async def idle(self) -> None:
         """Wait until no run makes progress."""
@@ -456,32 +396,12 @@ class Engine:
             self._change.clear()
             await self._change.wait()
 
-    async def summarise(self) -> None:
-        """Keep the rows of quiet runs up to date, until cancelled.
-
-        A run's row is a summary while it is live: writing it at every step would double the cost of a step.
-        """
-        while True:
-            if not self._quiet:
-                self._change.clear()
-                await self._change.wait()
-                continue
-            await asyncio.sleep(max(0.02, self._quiet[0][0] + SUMMARY_AFTER - time.monotonic()))
-            due = time.monotonic() - SUMMARY_AFTER
-            while self._quiet and self._quiet[0][0] <= due:
-                _, live = self._quiet.popleft()
-                live.waiting_for_summary = False
-                if live.gone or live.leaving:
-                    continue
-                if live.touched > due:
-                    live.waiting_for_summary = True
-                    self._quiet.append((live.touched, live))
-                    continue
-                update = rows.summary(live)
-                if update != live.summary:
-                    live.summary = update
-                    self.journal.entry(live).update = update
-            self._make_room()
+    async def quiesce(self) -> None:
+        """Wait until all that has come in is taken up and durable."""
+        while self._work:
+            self._change.clear()
+            await self._change.wait()
+        await self.journal.flush()
 
 
 def _reason(message: Message) -> str:

@@ -1,7 +1,7 @@
 """The journal writer: gathers what all runs of this worker want recorded and commits it together.
 
-While one commit is under way the next batch fills up; so a durable step costs a share of a commit, and the share shrinks
-as load grows. There is one writer, so the records of a run reach the database in the order they were made.
+While one commit is under way the next batch fills up; so a durable step costs a share of a commit, and the share
+shrinks as load grows. There is one writer, so the records of a run reach the database in the order they were made.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Message(NamedTuple):
 
 
 class RowUpdate(NamedTuple):
-    """New values of a run's row. JSON columns as text, times in microseconds; None is NULL, or "as it is" for progress."""
+    """New values of a run's row: JSON as text, times in microseconds. None is NULL, or "as it is" for progress."""
 
     state: str
     keep_owner: bool

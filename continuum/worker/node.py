@@ -1,35 +1,35 @@
-"""A worker node: assembles connections, lease, journal, engine and activities, and keeps them going.
+"""A worker node: assembles lease, journal, engine, activities and intake, and keeps them going.
 
-A node that loses its lease (it was cut off, or stopped for too long) drops everything it held, without writing, and comes
-back as a new node. What it held is by then, or soon, in the hands of others.
+A node that loses its lease (it was cut off, or stopped for too long) drops everything it held, without writing, and
+comes back as a new node. What it held is by then, or soon, in the hands of others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 import psycopg
 
 from continuum import discovery
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
-from continuum.worker import claims
 from continuum.worker.activities import ActivityExecutor
-from continuum.worker.claims import ClaimedRun
 from continuum.worker.clock import Clock
 from continuum.worker.connections import Backoff, connect
 from continuum.worker.engine import Engine
+from continuum.worker.intake import Intake
 from continuum.worker.journal import JOURNAL_SESSION, Journal
 from continuum.worker.leases import Lease, RenewResult
+from continuum.worker.live import LiveRun
 from continuum.worker.maintenance import Maintenance
 from continuum.worker.options import NodeOptions
 from continuum.worker.timers import Timers
@@ -40,18 +40,21 @@ __all__ = ["Node", "run_node"]
 
 logger = logging.getLogger("continuum.worker")
 
-# Runs claimed by one statement: a share of what may run at once, so that several workers divide a backlog fairly.
-MOST_CLAIMED = 200
-# Messages fetched by one poll; what is left comes with the next.
-MOST_POLLED = 5_000
+# How long giving everything back may take once the activities have ended, in seconds.
+LEAVE_TIMEOUT = 5.0
 
 
 def run_node(options: NodeOptions) -> int:
     """Run a worker in this process until it is told to stop; returns the exit status.
 
-    The first SIGTERM or SIGINT drains: no new runs, current activities get ``drain_timeout`` seconds, everything is given
-    back. A second one leaves at once.
+    The first SIGTERM or SIGINT drains: no new runs, current activities get ``drain_timeout`` seconds, everything is
+    given back. A second one leaves at once.
     """
+    # Thousands of live runs are many objects that stay, and the collector's defaults would walk them again and again;
+    # what is loaded by now stays for good.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     return asyncio.run(Node(options).run())
 
 
@@ -67,21 +70,20 @@ class Node:
         self.options = options
         self.name = options.name or f"{socket.gethostname()}:{os.getpid()}"
         self.engine: Engine | None = None
-        self._on_started = on_started
+        self.on_started = on_started
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self) -> int:
-        """Serve until stopped; returns 0, or 1 when activities had to be left behind at the end of a drain."""
+        """Serve until stopped; returns 0, or 1 when runs could not be given back in time."""
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         discovery.autodiscover()
         self._handle_signals()
         backoff = Backoff()
         while True:
-            session = _Session(self)
             try:
-                status = await session.serve(self._stop)
+                status = await _Session(self).serve(self._stop)
             except (psycopg.Error, OSError) as error:
                 if self._stop.is_set():
                     return 1
@@ -99,11 +101,10 @@ class Node:
             self._loop.call_soon_threadsafe(self._stop.set)
 
     def _handle_signals(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        assert self._loop is not None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._on_signal, number)
+        if threading.current_thread() is threading.main_thread():
+            assert self._loop is not None
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: signal.Signals) -> None:
         assert self._stop is not None
@@ -121,102 +122,109 @@ class _Session:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.options = node.options
-        self.alias = node.options.database
+        self.clock = Clock()
         self.lost = asyncio.Event()
         self.lost_because = ""
         self.worker_id = 0
-        self.clock = Clock()
-        self.timers = Timers(asyncio.get_running_loop(), self.clock)
-        self.main: psycopg.AsyncConnection[Any] | None = None
-        self.claim_wanted = asyncio.Event()
-        self.mail_wanted = True
-        self.backlog = False
-        self.claiming = False
-        self.missed: set[UUID] = set()  # runs with news that arrived while they were being claimed
-        self.news = asyncio.Event()
-        self.news_of: set[UUID] = set()
-        self.news_of_all = False
-        self.looked = asyncio.Event()  # set by each claim round that found nothing
-        self.link_lock = asyncio.Lock()
-
-    # -- life ---------------------------------------------------------------------------------------------------
 
     async def serve(self, stop: asyncio.Event) -> int | None:
         """Serve until ``stop`` is set or the lease is lost; returns the exit status, or None to come back."""
-        loop = asyncio.get_running_loop()
-        settings = continuum_settings
-        options = self.options
-        self.hints = Hints(self.alias)
-        self.lease = Lease(settings.LEASE_TTL)
-        self.main = await self._connect("claims")
-        self.worker_id = await self.lease.register(
-            self.main,
-            name=self.node.name,
-            queues=options.queues or (),
-            info={"concurrency": options.concurrency, "threads": options.threads},
-        )
-        self.workflows = sorted({definition.name for definition in registry.workflows()})
-        await register_versions(self.main, registry.workflows())
-        self.engine = self.node.engine = Engine(
-            loop,
-            clock=self.clock,
-            timers=self.timers,
-            concurrency=options.concurrency,
-            live_runs=settings.LIVE_RUNS,
-            max_value_bytes=settings.MAX_VALUE_BYTES,
-            on_room=self._on_room,
-            on_done=lambda ids: self.hints.notify(DONE_CHANNEL, ids),
-            on_released=lambda: self.hints.notify(READY_CHANNEL),
-        )
-        self.journal = self.engine.journal = Journal(
-            partial(self._connect, "journal"),
-            self.worker_id,
-            on_durable=self.engine.on_durable,
-            on_fenced=self._on_fenced,
-            on_refused=self.engine.on_refused,
-        )
-        self.executor = self.engine.executor = ActivityExecutor(
-            loop, threads=options.threads, on_results=self.engine.on_results, clock=self.clock.now_us
-        )
-        self.listener = Listener(
-            settings.LISTEN_DATABASE or self.alias,
-            self.worker_id,
-            on_ready=self._on_ready,
-            on_runs=self._on_runs,
-            on_reconnect=self._look_at_all,
-        )
-        tasks = [
-            self._spawn("journal", self.journal.run()),
-            self._spawn("hints", self.hints.run()),
-            self._spawn("listener", self.listener.run()),
-            self._spawn(
-                "lease",
-                self.lease.renew_forever(partial(self._connect, "lease"), self._on_lost, on_renewed=self._on_renewed),
+        await self._register()
+        self._assemble()
+        coroutines = {
+            "journal": self.journal.run(),
+            "hints": self.hints.run(),
+            "listener": self.listener.run(),
+            "lease": self.lease.renew_forever(
+                partial(self._connect, "lease"), self._on_lost, on_renewed=self._on_renewed
             ),
-            self._spawn("summaries", self.engine.summarise()),
-            self._spawn("claims", self._claim_forever()),
-            self._spawn("inbox", self._read_news_forever()),
-            self._spawn("poll", self._poll_forever()),
-            self._spawn("maintenance", self._maintenance().run()),
-        ]
+            "summaries": self.engine.summaries.run(),
+            "maintenance": self.maintenance.run(),
+            **self.intake.loops(),
+        }
+        tasks = [self._spawn(name, coroutine) for name, coroutine in coroutines.items()]
         try:
-            if self.node._on_started is not None:
-                self.node._on_started(await self.listener.settled())
-            self.claim_wanted.set()
+            listening = await self.listener.settled()
+            if self.node.on_started is not None:
+                self.node.on_started(listening)
+            self.intake.look_at_all()
             await self._until(stop)
             if self.lost.is_set():
-                logger.error("lease lost: %s; its runs are dropped, coming back as a new worker", self.lost_because)
-                self.engine.lose_all()
-                self.journal.discard()
-                await self.executor.close(0)
+                await self._drop()
                 return None
-            return await self._drain(tasks)
+            return await self._drain()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if self.main is not None:
-                await self.main.close()
+            await self.intake.close()
+
+    async def _register(self) -> None:
+        self.lease = Lease(continuum_settings.LEASE_TTL)
+        workflows = registry.workflows()
+        connection = await self._connect("start")
+        try:
+            self.worker_id = await self.lease.register(
+                connection,
+                name=self.node.name,
+                queues=self.options.queues or (),
+                info={"concurrency": self.options.concurrency, "threads": self.options.threads},
+            )
+            await register_versions(connection, workflows)
+        finally:
+            await connection.close()
+
+    def _assemble(self) -> None:
+        loop = asyncio.get_running_loop()
+        settings, options = continuum_settings, self.options
+        alias = options.database
+        self.hints = Hints(alias)
+        engine = self.engine = self.node.engine = Engine(
+            loop,
+            clock=self.clock,
+            timers=Timers(loop, self.clock),
+            concurrency=options.concurrency,
+            live_runs=settings.LIVE_RUNS,
+            max_value_bytes=settings.MAX_VALUE_BYTES,
+            on_room=lambda: self.intake.on_room(),
+            on_done=lambda run_ids: self.hints.notify(DONE_CHANNEL, run_ids),
+            on_released=lambda: self.hints.notify(READY_CHANNEL),
+        )
+        self.journal = Journal(
+            partial(self._connect, "journal"),
+            self.worker_id,
+            on_durable=engine.on_durable,
+            on_fenced=self._on_fenced,
+            on_refused=engine.on_refused,
+        )
+        self.executor = ActivityExecutor(
+            loop, threads=options.threads, on_results=engine.attempts.on_results, clock=self.clock.now_us
+        )
+        engine.connect(self.journal, self.executor)
+        self.intake = Intake(
+            partial(self._connect, "claims"),
+            self.worker_id,
+            (definition.name for definition in registry.workflows()),
+            engine,
+            poll_interval=settings.POLL_INTERVAL,
+        )
+        self.listener = Listener(
+            settings.LISTEN_DATABASE or alias,
+            self.worker_id,
+            on_ready=self.intake.on_ready,
+            on_runs=self.intake.on_runs,
+            on_reconnect=self.intake.look_at_all,
+        )
+        self.maintenance = Maintenance(
+            partial(self._connect, "maintenance"), self.worker_id, on_runs_freed=self.intake.look_at_all
+        )
+
+    async def _connect(self, purpose: str) -> psycopg.AsyncConnection[Any]:
+        return await connect(
+            self.options.database,
+            application_name=f"continuum {purpose} {self.worker_id or ''}".strip(),
+            session=JOURNAL_SESSION if purpose in ("journal", "claims") else None,
+        )
 
     def _spawn(self, name: str, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(coroutine, name=f"continuum {name}")
@@ -224,7 +232,7 @@ class _Session:
         return task
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
-        # None of them ends by itself while the lease holds; one that does must not leave a node half alive.
+        # None of them ends by itself while the lease holds; one that fails must not leave a node half alive.
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.critical("%s failed", task.get_name(), exc_info=error)
             self._on_lost(f"{task.get_name()} failed: {error}")
@@ -232,44 +240,41 @@ class _Session:
     async def _until(self, stop: asyncio.Event) -> None:
         waits = [asyncio.create_task(stop.wait()), asyncio.create_task(self.lost.wait())]
         if self.options.burst:
-            waits.append(asyncio.create_task(self._until_idle()))
+            waits.append(asyncio.create_task(self._nothing_left()))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
 
-    async def _until_idle(self) -> None:
-        """Wait until nothing is left to do: no run makes progress and there is none to claim."""
-        assert self.engine is not None
+    async def _nothing_left(self) -> None:
         while True:
             await self.engine.idle()
-            self.looked.clear()
-            self._look_at_all()
-            await self.looked.wait()
-            if not self.engine.busy and not self.news.is_set():
+            if await self.intake.nothing_left():
                 return
 
-    async def _drain(self, tasks: list[asyncio.Task[Any]]) -> int:
+    async def _drop(self) -> None:
+        logger.error("lease lost: %s; its runs are dropped, coming back as a new worker", self.lost_because)
+        self.engine.lose_all()
+        self.journal.discard()
+        await self.executor.close(0)
+
+    async def _drain(self) -> int:
         """Give everything back: current activities may end first, new ones do not begin."""
-        engine = self.engine
-        assert engine is not None
-        engine.draining = True
+        self.engine.draining = True
         try:
             async with asyncio.timeout(self.options.drain_timeout):
-                await self._use(self.lease.mark_draining)
+                await self.intake.use(self.lease.mark_draining)
                 left = await self.executor.close(self.options.drain_timeout)
         except TimeoutError:
             left = self.executor.busy
-        # The results of activities that have just ended are on their way through the pump and the journal.
         try:
-            async with asyncio.timeout(5):
-                while engine._work:
-                    await asyncio.sleep(0)
+            async with asyncio.timeout(LEAVE_TIMEOUT):
+                # The results of activities that have just ended are still on their way.
+                await self.engine.quiesce()
+                self.engine.release_all()
                 await self.journal.flush()
-                engine.release_all()
-                await self.journal.flush()
-                await self._use(self.lease.leave)
+                await self.intake.use(self.lease.leave)
                 self.hints.notify(READY_CHANNEL)
                 await self.hints.flush(1.0)
         except TimeoutError:
@@ -277,150 +282,8 @@ class _Session:
             return 1
         if left:
             logger.warning("%d activities did not end in time and will run again elsewhere", left)
-        logger.info("stopped; %d runs finished here", engine.finished)
+        logger.info("stopped; %d runs finished here", self.engine.finished)
         return 0
-
-    def _maintenance(self) -> Maintenance:
-        return Maintenance(
-            partial(self._connect, "maintenance"), self.worker_id, on_runs_freed=self._look_at_all
-        )
-
-    # -- connections --------------------------------------------------------------------------------------------
-
-    async def _connect(self, purpose: str) -> psycopg.AsyncConnection[Any]:
-        return await connect(
-            self.alias,
-            application_name=f"continuum {purpose} {self.worker_id or ''}".strip(),
-            session=JOURNAL_SESSION if purpose in ("journal", "claims") else None,
-        )
-
-    async def _use(self, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[Any]]) -> Any:
-        """Run ``fn`` on the connection for claims and mail, reconnecting as often as it takes."""
-        backoff = Backoff()
-        async with self.link_lock:
-            while True:
-                try:
-                    if self.main is None:
-                        self.main = await self._connect("claims")
-                        await self._adopt_unknown(self.main)
-                    return await fn(self.main)
-                except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-                    pause = backoff.next()
-                    logger.warning("the connection for claims failed: %s", " ".join(str(error).split()))
-                    if self.main is not None:
-                        await self.main.close()
-                        self.main = None
-                    await asyncio.sleep(pause)
-
-    async def _adopt_unknown(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        """Take up runs that a claim gave to this worker although its answer never arrived."""
-        assert self.engine is not None
-        owned = await claims.owned_by(connection, self.worker_id)
-        unknown = [run for run in owned if run.identity.id not in self.engine.live]
-        if unknown:
-            await self._admit(connection, unknown)
-
-    # -- claiming -----------------------------------------------------------------------------------------------
-
-    async def _claim_forever(self) -> None:
-        while True:
-            await self.claim_wanted.wait()
-            self.claim_wanted.clear()
-            await self._use(self._claim_round)
-
-    async def _claim_round(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        engine = self.engine
-        assert engine is not None
-        mail, self.mail_wanted = self.mail_wanted, False
-        self.claiming = True
-        try:
-            while (room := min(engine.room(), MOST_CLAIMED)) > 0:
-                claimed = await claims.claim_due(connection, self.worker_id, self.workflows, room)
-                if mail and len(claimed) < room:
-                    claimed += await claims.claim_mail(
-                        connection, self.worker_id, self.workflows, room - len(claimed)
-                    )
-                if claimed:
-                    await self._admit(connection, claimed)
-                self.backlog = len(claimed) == room
-                if not self.backlog:
-                    self.looked.set()
-                    return
-            self.backlog = True
-            self.mail_wanted = self.mail_wanted or mail
-        finally:
-            self.claiming = False
-            if self.missed:
-                self._on_runs(list(self.missed))
-                self.missed.clear()
-
-    async def _admit(self, connection: psycopg.AsyncConnection[Any], claimed: list[ClaimedRun]) -> None:
-        assert self.engine is not None
-        again = [run.identity.id for run in claimed if not run.is_new]
-        histories = await claims.load_histories(connection, again) if again else {}
-        mail: dict[UUID, list[Any]] = {}
-        for message in await claims.unread_of_runs(connection, [run.identity.id for run in claimed]):
-            mail.setdefault(message.run_id, []).append(message)
-        for run in claimed:
-            run_id = run.identity.id
-            self.engine.admit(run, histories.get(run_id, []), mail.get(run_id, []))
-
-    # -- news ---------------------------------------------------------------------------------------------------
-
-    async def _read_news_forever(self) -> None:
-        while True:
-            await self.news.wait()
-            self.news.clear()
-            await self._use(self._read_news)
-
-    async def _read_news(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        assert self.engine is not None
-        run_ids, everything = self.news_of, self.news_of_all
-        self.news_of, self.news_of_all = set(), False
-        if everything:
-            messages = await claims.unread_of_worker(connection, self.worker_id, MOST_POLLED)
-        elif run_ids:
-            messages = await claims.unread_of_runs(connection, run_ids)
-        else:
-            return
-        self.engine.deliver(messages)
-
-    def _on_runs(self, run_ids: list[UUID] | None) -> None:
-        assert self.engine is not None
-        if run_ids is None:
-            self.news_of_all = True
-        else:
-            live = self.engine.live
-            self.news_of.update(run_id for run_id in run_ids if run_id in live)
-            if self.claiming:
-                self.missed.update(run_id for run_id in run_ids if run_id not in live)
-            elif any(run_id not in live for run_id in run_ids):
-                self._on_ready()  # released meanwhile: the message makes the run claimable, by us or by others
-        self.news.set()
-
-    def _on_ready(self) -> None:
-        self.mail_wanted = True
-        self.claim_wanted.set()
-
-    def _on_room(self) -> None:
-        if self.backlog:
-            self.claim_wanted.set()
-
-    def _look_at_all(self) -> None:
-        self.news_of_all = True
-        self.news.set()
-        self._on_ready()
-
-    async def _poll_forever(self) -> None:
-        # Jittered, so that nodes started together do not ask together for ever.
-        interval = continuum_settings.POLL_INTERVAL
-        place = 0.0
-        while True:
-            place = (place + 0.618) % 1.0
-            await asyncio.sleep(interval * (0.8 + 0.2 * place))
-            self._look_at_all()
-
-    # -- the lease ----------------------------------------------------------------------------------------------
 
     def _on_renewed(self, result: RenewResult) -> None:
         self.clock.synchronise(result.database_time_us)
@@ -429,7 +292,6 @@ class _Session:
         self.lost_because = reason
         self.lost.set()
 
-    def _on_fenced(self, live: Any) -> None:
-        assert self.engine is not None
+    def _on_fenced(self, live: LiveRun) -> None:
         logger.warning("run %s is in other hands now: dropped", live.id)
         self.engine.lose(live)

@@ -14,9 +14,7 @@ from continuum.worker.sql import load
 __all__ = ["register_versions"]
 
 
-async def register_versions(
-    connection: psycopg.AsyncConnection[Any], workflows: list[WorkflowDefinition]
-) -> int:
+async def register_versions(connection: psycopg.AsyncConnection[Any], workflows: list[WorkflowDefinition]) -> int:
     """Record the loaded versions, and wake the runs that were parked for want of one of them.
 
     A run is parked with the hash of the code that could not replay it; other code deserves a try.

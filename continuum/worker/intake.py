@@ -1,0 +1,216 @@
+"""What comes in to a node: runs to claim, and messages for the runs it has.
+
+Hints say when to look; the poll looks anyway. Nothing here depends on a hint having arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from continuum.worker import claims
+from continuum.worker.claims import ClaimedRun
+from continuum.worker.connections import Backoff
+from continuum.worker.engine import Engine
+from continuum.worker.live import Message
+
+__all__ = ["Intake"]
+
+logger = logging.getLogger("continuum.worker")
+
+# Runs claimed by one statement: a share of what may run at once, so that several workers divide a backlog fairly.
+MOST_CLAIMED = 200
+# Messages fetched by one poll; what is left comes with the next.
+MOST_POLLED = 5_000
+
+
+class Intake:
+    """Claims runs and fetches messages for one worker, over one connection.
+
+    Args:
+        connect: opens an autocommit connection.
+        worker_id: the worker.
+        workflows: names of the workflows it can run.
+        engine: takes up what comes in.
+        poll_interval: seconds between looks that no hint asked for.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
+        worker_id: int,
+        workflows: Iterable[str],
+        engine: Engine,
+        *,
+        poll_interval: float,
+    ) -> None:
+        self._connect = connect
+        self._worker_id = worker_id
+        self._workflows = sorted(set(workflows))
+        self._engine = engine
+        self._poll_interval = poll_interval
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._connected_before = False
+        self._link = asyncio.Lock()
+        self._claim_wanted = asyncio.Event()
+        self._mail_wanted = True
+        self._backlog = False
+        self._claiming = False
+        self._missed: set[UUID] = set()  # runs with news that arrived while they were perhaps being claimed
+        self._news = asyncio.Event()
+        self._news_of: set[UUID] = set()
+        self._news_of_all = False
+        self._looked = asyncio.Event()
+
+    def loops(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """What has to run for as long as the node serves, by name."""
+        return {"claims": self._claim_forever(), "inbox": self._read_forever(), "poll": self._poll_forever()}
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            await self._connection.close()
+
+    # -- hints --------------------------------------------------------------------------------------------------
+
+    def on_ready(self) -> None:
+        """Something unowned can be claimed."""
+        self._mail_wanted = True
+        self._claim_wanted.set()
+
+    def on_room(self) -> None:
+        """There is room for more runs."""
+        if self._backlog:
+            self._claim_wanted.set()
+
+    def on_runs(self, run_ids: list[UUID] | None) -> None:
+        """These runs have news; None: look at all."""
+        if run_ids is None:
+            self._news_of_all = True
+        else:
+            live = self._engine.live
+            self._news_of.update(run_id for run_id in run_ids if run_id in live)
+            strangers = [run_id for run_id in run_ids if run_id not in live]
+            if strangers and self._claiming:
+                self._missed.update(strangers)
+            elif strangers:
+                self.on_ready()  # given back meanwhile: the message makes the run claimable, by us or by others
+        self._news.set()
+
+    def look_at_all(self) -> None:
+        """Hints may have been missed, or the time for a look has come."""
+        self._news_of_all = True
+        self._news.set()
+        self.on_ready()
+
+    async def nothing_left(self) -> bool:
+        """Look for runs to claim once more; returns whether there was nothing to do."""
+        self._looked.clear()
+        self.look_at_all()
+        await self._looked.wait()
+        return not self._engine.busy and not self._news.is_set()
+
+    # -- the connection -----------------------------------------------------------------------------------------
+
+    async def use(self, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[Any]]) -> Any:
+        """Run ``fn`` on the connection, reconnecting as often as it takes."""
+        backoff = Backoff()
+        async with self._link:
+            while True:
+                try:
+                    if self._connection is None:
+                        self._connection = await self._connect()
+                        if self._connected_before:
+                            await self._adopt_unknown(self._connection)
+                        self._connected_before = True
+                    return await fn(self._connection)
+                except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                    logger.warning("the connection for claims failed: %s", " ".join(str(error).split()))
+                    if self._connection is not None:
+                        await self._connection.close()
+                        self._connection = None
+                    await asyncio.sleep(backoff.next())
+
+    async def _adopt_unknown(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Take up runs that a claim gave to this worker although its answer never arrived."""
+        owned = await claims.owned_by(connection, self._worker_id)
+        await self._admit(connection, [run for run in owned if run.identity.id not in self._engine.live])
+
+    # -- claiming -----------------------------------------------------------------------------------------------
+
+    async def _claim_forever(self) -> None:
+        while True:
+            await self._claim_wanted.wait()
+            self._claim_wanted.clear()
+            await self.use(self._claim_round)
+
+    async def _claim_round(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        mail, self._mail_wanted = self._mail_wanted, False
+        self._claiming = True
+        try:
+            while (room := min(self._engine.room(), MOST_CLAIMED)) > 0:
+                claimed = await claims.claim_due(connection, self._worker_id, self._workflows, room)
+                if mail and len(claimed) < room:
+                    left = room - len(claimed)
+                    claimed += await claims.claim_mail(connection, self._worker_id, self._workflows, left)
+                await self._admit(connection, claimed)
+                if len(claimed) < room:
+                    self._backlog = False
+                    self._looked.set()
+                    return
+            self._backlog = True
+            self._mail_wanted = self._mail_wanted or mail
+        finally:
+            self._claiming = False
+            if self._missed:
+                missed, self._missed = self._missed, set()
+                self.on_runs(list(missed))
+
+    async def _admit(self, connection: psycopg.AsyncConnection[Any], claimed: list[ClaimedRun]) -> None:
+        if not claimed:
+            return
+        again = [run.identity.id for run in claimed if not run.is_new]
+        histories = await claims.load_histories(connection, again) if again else {}
+        mail: dict[UUID, list[Message]] = {}
+        for message in await claims.unread_of_runs(connection, [run.identity.id for run in claimed]):
+            mail.setdefault(message.run_id, []).append(message)
+        for run in claimed:
+            run_id = run.identity.id
+            self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []))
+
+    # -- messages -----------------------------------------------------------------------------------------------
+
+    async def _read_forever(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self.use(self._read)
+
+    async def _read(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        run_ids, everything = self._news_of, self._news_of_all
+        self._news_of, self._news_of_all = set(), False
+        try:
+            if everything:
+                messages = await claims.unread_of_worker(connection, self._worker_id, MOST_POLLED)
+            elif run_ids:
+                messages = await claims.unread_of_runs(connection, run_ids)
+            else:
+                return
+        except BaseException:
+            self._news_of |= run_ids
+            self._news_of_all = self._news_of_all or everything
+            raise
+        self._engine.deliver(messages)
+
+    async def _poll_forever(self) -> None:
+        # Never quite the same pause, so that nodes started together do not ask together for ever.
+        place = 0.0
+        while True:
+            place = (place + 0.618) % 1.0
+            await asyncio.sleep(self._poll_interval * (0.8 + 0.2 * place))
+            self.look_at_all()
