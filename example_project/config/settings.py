@@ -71,8 +71,9 @@ else:
 DATABASES["default"] |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 
 CONTINUUM = {
-    # Seconds until a worker that went silent is given up and its runs move on. Small, so that the demo's killed worker
-    # is missed quickly; the default of 30 suits production, where a slow network must not look like a death.
+    # Seconds until a worker that went silent is given up and its runs move on. A killed process is usually missed in a
+    # second, because its database session ends with it; the lease is for the rest, such as a network that is cut.
+    # Small, so that the demo is quick in any case; the default of 30 suits production, where slow must not look dead.
     "LEASE_TTL": 5,
 }
 

@@ -49,6 +49,7 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):
 
     list_display = ("number", "customer", "country", "state", "note", "run")
     list_filter = ("state", "batch", "country")
+    ordering = ("-batch", "number")
     search_fields = ("number", "customer", "run_id")
     inlines = (LineInline, LedgerInline, ShipmentInline, AttemptInline)
 
@@ -68,6 +69,7 @@ class FraudReviewAdmin(ReadOnly, admin.ModelAdmin):
 
     list_display = ("order", "customer", "score", "verdict", "opened_at")
     list_filter = ("verdict",)
+    empty_value_display = "open"
     list_select_related = ("order",)
     ordering = ("verdict", "-score")
     actions = ("approve", "reject")
@@ -95,4 +97,4 @@ class FraudReviewAdmin(ReadOnly, admin.ModelAdmin):
                 decided += decide(review, verdict)
             except RunNotActiveError:
                 self.message_user(request, f"Order {review.order} has ended already.", messages.WARNING)
-        self.message_user(request, f"{decided} orders {verdict}.")
+        self.message_user(request, f"{verdict.capitalize()}: {decided}.")

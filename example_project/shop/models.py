@@ -139,6 +139,10 @@ class Attempt(models.Model):
     worker_pid = models.PositiveIntegerField()
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)
+    seen_recorded_at = models.DateTimeField(
+        null=True,
+        help_text="When the demo saw the result in the run's history.",
+    )
 
     class Meta:
         indexes = (models.Index(F("order"), F("step"), name="attempts_of_a_step"),)

@@ -200,8 +200,8 @@ class TestChecks:
     NO_GAP = "no history has a gap"
     CHARGED = "every shipped order was charged its total once, and every refunded one got it back"
     PARCELS = "every shipped order is one parcel, and no other order is"
-    NOT_AGAIN = "no activity ran again after its completion was recorded"
-    RECORDED = "the history of every order records its activities"
+    NOT_AGAIN = "no activity whose result was recorded when the worker was killed has run again"
+    RECORDED = "results were recorded when the worker was killed, and every history holds the first and the last step"
 
     NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
@@ -222,6 +222,7 @@ class TestChecks:
             self.attempt(order, step, self.NOW)
             self.event(run, seq, "activity_completed", f"shop.activities.{step}")
         self.event(run, 5, "run_completed")
+        assert checks.mark_recorded(batch=1) == 4
         return run
 
     def attempt(self, order, step, started_at):
@@ -277,9 +278,26 @@ class TestChecks:
         assert self.wrong() == [self.PARCELS]
 
     def test_an_activity_that_ran_again(self, order):
-        self.attempt(order, "charge_card", self.NOW + timedelta(seconds=3))
+        self.attempt(order, "charge_card", datetime.now(UTC) + timedelta(hours=1))
         assert self.wrong() == [self.NOT_AGAIN]
+
+    def test_nothing_seen_recorded(self):
+        Attempt.objects.update(seen_recorded_at=None)
+        assert self.wrong() == [self.RECORDED]
 
     def test_a_history_without_activities(self):
         HistoryEvent.objects.filter(type="activity_completed", seq__in=(1, 4)).update(type="timer_fired")
         assert self.wrong() == [self.RECORDED]
+
+    def test_what_is_not_recorded_yet_is_not_marked(self, order):
+        self.attempt(order, "refund", self.NOW)
+        assert checks.mark_recorded(batch=1) == 4
+
+    def test_the_take_over_is_timed_from_the_kill(self, order):
+        assert checks.seconds_to_take_over(pid=1, batch=1) is None
+        killed_at = Attempt.objects.first().seen_recorded_at
+        Attempt.objects.update(seen_recorded_at=killed_at)
+        Attempt.objects.create(
+            order=order, step="refund", worker_pid=2, started_at=killed_at + timedelta(seconds=1.5), outcome="done"
+        )
+        assert checks.seconds_to_take_over(pid=1, batch=1) == pytest.approx(1.5)

@@ -74,6 +74,7 @@ async def carrier_service(number: str) -> str:
 
 async def fraud_verdict(request: OrderRequest, score: int) -> str:
     """What a person decides about a suspicious order, or ``timed out``."""
+    logger.info("order %s needs a review: fraud score %d, run %s", request.number, score, run_info().run_id)
     await open_review(request.number, score)
     set_progress(f"waiting for a fraud review (score {score})")
     try:
@@ -92,8 +93,6 @@ async def closed(number: str, state: str, note: str = "", tracking: str = "") ->
 async def order_flow(request: OrderRequest) -> OrderResult:
     """Validate, charge, look for fraud, pack and ship one order; refund it when a person rejects it."""
     number = request.number
-    logger.info("order %s is run %s", number, run_info().run_id)
-
     set_progress("reading the order")
     basket = await read_order(number)
     if basket.problem:

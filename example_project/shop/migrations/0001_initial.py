@@ -129,6 +129,13 @@ class Migration(migrations.Migration):
                 ("started_at", models.DateTimeField()),
                 ("ended_at", models.DateTimeField(null=True)),
                 (
+                    "seen_recorded_at",
+                    models.DateTimeField(
+                        help_text="When the demo saw the result in the run's history.",
+                        null=True,
+                    ),
+                ),
+                (
                     "order",
                     models.ForeignKey(
                         on_delete=django.db.models.deletion.CASCADE, related_name="attempts", to="shop.order"

@@ -6,6 +6,7 @@ import time
 from argparse import ArgumentParser
 from collections import Counter
 from contextlib import suppress
+from operator import itemgetter
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -107,9 +108,11 @@ class Command(BaseCommand):
                 if done > before:
                     moved = now
                 if not killed and done >= KILL_AT * orders:
-                    victim, killed = living.pop(0), now
-                    held = checks.held_by(victim.pid, batch)
+                    held, victim = max(((checks.held_by(x.pid, batch), x) for x in living), key=itemgetter(0))
+                    living.remove(victim)
                     victim.kill()
+                    killed = now
+                    checks.mark_recorded(batch)
                     progress.say(f"   kill -9 {victim.pid} ({victim.name}), which held {held} unfinished orders")
                 elif killed and not replaced and now - killed > REPLACED_AFTER:
                     replaced = children.start(f"worker-{workers + 1}", "continuum_worker")
@@ -119,9 +122,12 @@ class Command(BaseCommand):
                     raise CommandError(f"no order finished for {STALLED_AFTER:.0f} s:\n{living[0].tail()}")
         self._step(
             "Finished",
-            f"{orders} orders in {moved - started:.1f} s, the last {max(0.0, moved - killed):.1f} s after the kill; "
-            f"{signals} fraud reviews decided by signal",
+            f"{orders} orders in {moved - started:.1f} s, {signals} fraud reviews decided by signal "
+            f"(those nobody decides time out after {REVIEW_TIMEOUT:.0f} s)",
         )
+        took_over = checks.seconds_to_take_over(victim.pid, batch)
+        if took_over is not None:
+            self._step("Takeover", f"the killed worker's orders went on {took_over:.1f} s after the kill")
 
     def _report(self, batch: int) -> bool:
         self._step("Checks", "in SQL, over the shop's tables and the histories")

@@ -1,0 +1,141 @@
+"""The documentation says what the code does: its Python runs, its commands, links and defaults exist."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from django.core.management import get_commands, load_command_class
+
+from continuum import conf
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page: its language, the words after it, and its text."""
+
+    page: Path
+    line: int
+    language: str
+    marks: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(page, text.count("\n", 0, match.start()) + 2, match[1], match[2].strip(), match[3])
+        for match in re.finditer(r"^```(\w+)([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+STARTS_A_RUN = re.compile(r"^run = continuum\.start\(", re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_is_python(block):
+    compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_defines_can_be_defined(page):
+    """Blocks of a page build on each other; those that need a database or a project around them only compile."""
+    module = ModuleType(f"pages.{page.stem.lower()}")
+    for block in blocks(page):
+        if block.language == "python" and block.marks != "fragment" and not STARTS_A_RUN.search(block.text):
+            exec(compile(block.text, str(block), "exec"), module.__dict__)
+
+
+def test_the_readmes_workflow_runs_as_it_says(transactional_db, subprocess_environment, tmp_path, monkeypatch):
+    definition, usage = (block.text for block in blocks(ROOT / "README.md")[1:3])
+    (tmp_path / "readme_flow.py").write_text(definition)
+    (tmp_path / "readme_settings.py").write_text(
+        'from tests.settings import *  # noqa: F403\nCONTINUUM = {"WORKFLOW_MODULES": ["readme_flow"]}\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "django", "continuum_worker"],
+        cwd=ROOT,
+        env=subprocess_environment
+        | {"DJANGO_SETTINGS_MODULE": "readme_settings", "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        *steps, last = usage.strip().splitlines()
+        names = vars(import_module("readme_flow")).copy()
+        exec("\n".join(steps), names)
+        call, promised = last.split("  # ")
+        assert eval(call.replace("timeout=10", "timeout=60"), names) == ast.literal_eval(promised)
+    finally:
+        worker.terminate()
+        worker.wait(timeout=30)
+
+
+def test_the_pages_have_python_to_try():
+    assert len(PYTHON) >= 8
+
+
+def test_the_settings_in_the_table_have_an_effect():
+    code = "".join(path.read_text() for path in (ROOT / "continuum").rglob("*.py") if path.name != "conf.py")
+    keys = re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE)
+    assert [key for key in keys if not re.search(rf"settings\.{key}\b|\"{key}\"", code)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    named = re.findall(r"`?\b((?:example_project|\.ci|docs)/[\w./-]+)", page.read_text(encoding="utf-8"))
+    made_by_the_demo = {"example_project/.data"}
+    assert [name for name in {n.rstrip(".") for n in named} - made_by_the_demo if not (ROOT / name).exists()] == []
+
+
+def test_every_page_is_linked_from_the_readme():
+    assert [page.name for page in PAGES if page.name != "README.md" and f"docs/{page.name}" not in README] == []
+
+
+def test_worker_options_are_those_of_the_command():
+    parser = load_command_class(get_commands()["continuum_worker"], "continuum_worker").create_parser("", "")
+    real = {option for action in parser._actions for option in action.option_strings}
+    section = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").split("## When a worker dies")[0]
+    named = set(re.findall(r"`(--[a-z-]+)", section))
+    assert named
+    assert named <= real
+
+
+def test_the_settings_table_gives_the_defaults():
+    table = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)` \|", README, re.MULTILINE))
+    assert {"LEASE_TTL", "POLL_INTERVAL", "CONCURRENCY"} <= set(table)
+    for key, default in table.items():
+        value = ast.literal_eval(default)
+        assert conf.OPTIONS[key].default == (tuple(value) if isinstance(value, list) else value), key
+
+
+def test_supported_pythons_are_those_of_the_package():
+    metadata = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    pythons = re.findall(r"Programming Language :: Python :: (3\.\d+)$", metadata, re.MULTILINE)
+    assert f"Python {pythons[0]} to {pythons[-1]}" in README
+
+
+def test_supported_djangos_are_those_that_are_tested():
+    djangos = re.findall(r"^    django(\d)(\d): ", (ROOT / "tox.ini").read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"Django {'.'.join(djangos[0])} to {'.'.join(djangos[-1])}" in README
