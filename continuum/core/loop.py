@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import weakref
 from asyncio import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from hashlib import blake2b
 from typing import Any
 
 from continuum.exceptions import NonDeterminismError
@@ -24,6 +26,14 @@ __all__ = ["DeterministicLoop", "Handle", "RunTask", "Scope"]
 logger = logging.getLogger("continuum.run")
 
 _WAIT_FOR = asyncio.wait_for.__code__
+_ENSURE_FUTURE = {
+    function.__code__
+    for function in (asyncio.ensure_future, getattr(asyncio.tasks, "_ensure_future", asyncio.ensure_future))
+}
+# Paths up to this long stand for themselves, longer ones (tasks that start tasks that start tasks, …) as a hash.
+_MAX_PATH = 100
+# A timer that lies further ahead never fires. Roughly the end of the year 9999, where datetimes end.
+_LAST_US = 253_400_000_000_000_000
 
 
 class Scope:
@@ -39,10 +49,15 @@ class Scope:
 
 
 class RunTask(asyncio.Task):  # type: ignore[type-arg]
-    """A task of a run. Hashes by creation order, so that a set of tasks iterates alike in every process."""
+    """A task of a run. Hashes by seed and creation order, so that a set of tasks iterates alike in every process.
 
-    scope: Scope
-    serial: int = 0
+    The seed keeps runs apart: asyncio has one set for the tasks of all of them.
+    """
+
+    def __init__(self, coro: Any, *, scope: Scope, serial: int, **options: Any) -> None:
+        self.scope = scope
+        self.serial = serial  # first of all: asyncio puts the task into its set from within __init__
+        super().__init__(coro, **options)
 
     def __hash__(self) -> int:
         return self.serial
@@ -108,6 +123,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self.tasks: list[RunTask] = []
         self._ready: deque[Handle] = deque()
         self._serial = 0
+        self._first_hash = int.from_bytes((execution.run.seed or execution.run.id).bytes[-7:], "big")
+        self._generators: weakref.WeakSet[Any] = weakref.WeakSet()
         self._outside = Scope("~")  # for what is created by a callback, outside any task
 
     # -- driving ------------------------------------------------------------------------------------------------
@@ -119,12 +136,17 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         _set_running_loop(self)
         # The outer loop must not adopt the run's async generators: it would finalize them as tasks of its own.
-        sys.set_asyncgen_hooks(None, None)
+        sys.set_asyncgen_hooks(self._generators.add, None)
         try:
             while ready:
                 handle = ready.popleft()
                 if not handle._cancelled:
-                    handle._context.run(handle._callback, *handle._args)
+                    try:
+                        handle._context.run(handle._callback, *handle._args)
+                    except (SystemExit, KeyboardInterrupt):
+                        raise
+                    except BaseException as exc:  # of a callback; what a task raises is the task's result
+                        self.call_exception_handler({"message": f"{handle._callback!r} raised", "exception": exc})
         finally:
             sys.set_asyncgen_hooks(*hooks)
             _set_running_loop(outer)
@@ -133,14 +155,25 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """Close every unfinished coroutine of the run, newest first, without recording anything."""
         self.closing = True
         self._ready.clear()
+        generators = list(self._generators)
         outer = _get_running_loop()
+        hooks = sys.get_asyncgen_hooks()
         _set_running_loop(self)
+        sys.set_asyncgen_hooks(None, None)
         try:
             for task in reversed(self.tasks):
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     _close(task.get_coro())
+            # Before Python 3.13 closing a coroutine leaves the async generator it iterates over as it is, and nobody
+            # else can close it: it ends when it is dropped, which has to happen here.
+            while generators:
+                generator = generators.pop()
+                if generator.ag_await is not None:
+                    _close(generator.ag_await)
+                del generator
         finally:
+            sys.set_asyncgen_hooks(*hooks)
             _set_running_loop(outer)
             self._ready.clear()
             self.tasks.clear()
@@ -158,12 +191,12 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def call_later(
         self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> TimerHandle:
-        return self._timer(max(0, round(delay * 1e6)), callback, args, context)
+        return self._timer(_microseconds(delay), callback, args, context)
 
     def call_at(
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> TimerHandle:
-        return self._timer(max(0, round(when * 1e6) - self.time_us), callback, args, context)
+        return self._timer(max(0, _microseconds(when) - self.time_us), callback, args, context)
 
     def _timer(
         self, delay_us: int, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None
@@ -189,11 +222,17 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             refused = self.create_future()
             refused.cancel()
             return refused
-        scope = self._new_scope()
-        task = RunTask(coro, loop=self, name=scope.path if name is None else name, context=context)
-        task.scope = scope
-        self._serial += 1
-        task.serial = self._serial
+        parent = self.scope()
+        if _asked_by_wait_for():
+            # wait_for wraps what it waits for in a task on Python 3.11 and does not on later ones. The wrapper shares
+            # the identity of the task that waits, so that a history is good on every version.
+            scope = parent
+        else:
+            scope = self._new_scope(parent)
+            self._serial += 1
+        serial = self._first_hash + self._serial
+        name = scope.path if name is None else name
+        task = RunTask(coro, scope=scope, serial=serial, loop=self, name=name, context=context)
         self.tasks.append(task)
         if len(self.tasks) > 64 and len(self.tasks) & (len(self.tasks) - 1) == 0:
             self.tasks = [t for t in self.tasks if not t.done()]
@@ -208,21 +247,14 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._serial += 1
         return self._serial
 
-    def _new_scope(self) -> Scope:
-        parent = self.scope()
-        # wait_for wraps what it waits for in a task on Python 3.11 and does not on later ones. The wrapper shares
-        # the identity of the task that waits, so that a history is good on every version.
-        frame: Any = sys._getframe(2)
-        for _ in range(3):
-            if frame is None:
-                break
-            if frame.f_code is _WAIT_FOR:
-                return parent
-            frame = frame.f_back
+    def _new_scope(self, parent: Scope) -> Scope:
         if not self._serial:
             return Scope("0")
         parent.tasks += 1
-        return Scope(f"{parent.path}.{parent.tasks}")
+        path = f"{parent.path}.{parent.tasks}"
+        if len(path) > _MAX_PATH:
+            path = f"~{blake2b(path.encode(), digest_size=12).hexdigest()}"
+        return Scope(path)
 
     def get_debug(self) -> bool:
         return False
@@ -240,7 +272,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         return None
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if not self.closing:
+        if not self.closing and not self.execution.replaying:
             logger.warning(
                 "run %s: %s", self.execution.run.id, context.get("message"), exc_info=context.get("exception")
             )
@@ -249,6 +281,17 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def _timer_handle_cancelled(self, handle: Any) -> None:
         pass
+
+
+def _asked_by_wait_for() -> bool:
+    frame: Any = sys._getframe(2)  # whoever called create_task
+    while frame is not None and frame.f_code in _ENSURE_FUTURE:
+        frame = frame.f_back
+    return frame is not None and frame.f_code is _WAIT_FOR
+
+
+def _microseconds(seconds: float) -> int:
+    return round(min(max(seconds, 0.0) * 1e6, _LAST_US))
 
 
 def _close(coro: Any) -> None:
