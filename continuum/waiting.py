@@ -142,8 +142,9 @@ async def await_end(alias: str, run_id: UUID, namespace: str | None, timeout: fl
             woken.clear()
             if await sync_to_async(wait.look, thread_sensitive=True)():
                 return wait.status
+            pause = wait.pause()  # may give up, with a TimeoutError of its own
             try:
-                async with asyncio.timeout(wait.pause()):
+                async with asyncio.timeout(pause):
                     await woken.wait()
             except TimeoutError:
                 continue

@@ -1,0 +1,326 @@
+"""Hints from application processes: when they are sent, to whom, and that nothing about them hurts the caller."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import uuid
+import warnings
+
+import psycopg
+import pytest
+from django.db import connection, transaction
+
+import continuum
+from continuum import hints
+from continuum.models import Run
+from tests.concurrency import Background
+from tests.hearing import listening_on
+from tests.waiting_for import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+READY, DONE = "continuum_ready", "continuum_done"
+WORKER, MARK = "continuum_worker_41", "continuum_worker_999"
+
+
+@continuum.workflow(name="tests.hints.flow")
+async def flow(value): ...
+
+
+@pytest.fixture
+def ears(database_url):
+    with listening_on(database_url, READY, WORKER, MARK) as ears:
+        yield ears
+
+
+@pytest.fixture(autouse=True)
+def kept_connections(monkeypatch):
+    """Keep idle connections as outside of tests."""
+    monkeypatch.setattr(hints, "idle_seconds", lambda: hints.IDLE_SECONDS)
+
+
+def heard_by_now(ears):
+    """Return what was heard up to a mark sent after everything else."""
+    hints.send_run("default", uuid.uuid4(), 999)
+    return ears.until(MARK)
+
+
+def hint_sessions():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE application_name = 'continuum hints' AND datname = current_database()"
+        )
+        return [pid for (pid,) in cursor.fetchall()]
+
+
+def terminate(pids):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", [list(pids)])
+    eventually(lambda: not set(pids) & set(hint_sessions()))
+
+
+# When
+
+
+def test_a_start_outside_a_transaction_is_announced_at_once(ears):
+    continuum.start(flow, 1)
+    assert ears.until(READY) == []
+
+
+def test_nothing_is_announced_before_the_commit(ears):
+    with transaction.atomic():
+        continuum.start(flow, 1)
+        # Sent by another thread, whose connection is in no transaction: it overtakes.
+        Background(hints.send_run, "default", uuid.uuid4(), 999).result()
+        assert ears.until(MARK) == []
+    assert ears.until(READY) == []
+
+
+def test_a_transaction_announces_all_its_runs_once(ears):
+    with transaction.atomic():
+        for number in range(50):
+            continuum.start(flow, number)
+        continuum.start_many(flow, range(50))
+    assert heard_by_now(ears) == [(READY, "")]
+
+
+def test_a_transaction_that_rolls_back_announces_nothing(ears):
+    with transaction.atomic():
+        continuum.start(flow, 1)
+        transaction.set_rollback(True)
+    assert heard_by_now(ears) == []
+
+
+def test_a_run_started_after_a_savepoint_that_rolled_back_is_announced(ears):
+    with transaction.atomic():
+        with transaction.atomic():
+            continuum.start(flow, 1)
+            transaction.set_rollback(True)
+        continuum.start(flow, 2)
+    assert heard_by_now(ears) == [(READY, "")]
+
+
+def test_a_run_started_before_a_savepoint_that_rolled_back_is_announced(ears):
+    with transaction.atomic():
+        continuum.start(flow, 1)
+        with transaction.atomic():
+            continuum.start(flow, 2)
+            transaction.set_rollback(True)
+    assert heard_by_now(ears) == [(READY, "")]
+
+
+def test_a_message_sent_in_a_savepoint_that_rolled_back_is_not_announced(ears):
+    with transaction.atomic():
+        continuum.start(flow, 1)
+        with transaction.atomic():
+            hints.send_run("default", uuid.uuid4(), 41)
+            transaction.set_rollback(True)
+    assert heard_by_now(ears) == [(READY, "")]
+
+
+def test_hooks_of_others_in_between_change_nothing(ears):
+    called = []
+    with transaction.atomic():
+        continuum.start(flow, 1)
+        transaction.on_commit(lambda: called.append(1))
+        continuum.start(flow, 2)
+    assert called == [1]
+    assert set(heard_by_now(ears)) == {(READY, "")}
+
+
+def test_under_manual_transaction_management_the_poll_has_to_do(ears):
+    transaction.set_autocommit(False)
+    try:
+        continuum.start(flow, 1)
+        transaction.commit()
+    finally:
+        transaction.set_autocommit(True)
+    assert Run.objects.count() == 1
+    assert heard_by_now(ears) == []
+
+
+# To whom
+
+
+def test_a_message_to_a_run_with_an_owner_is_announced_to_the_owner_alone(ears):
+    run = continuum.start(flow, 1)
+    ears.until(READY)
+    Run.objects.filter(pk=run.pk).update(owner_id=41, state="running")
+    continuum.signal(run, "go")
+    hints.flush(10)
+    continuum.cancel(run)
+    assert heard_by_now(ears) == [(WORKER, run.id.hex)] * 2
+
+
+def test_a_message_to_a_run_without_an_owner_is_announced_to_all(ears):
+    run = continuum.start(flow, 1)
+    ears.until(READY)
+    continuum.signal(run, "go")
+    assert ears.until(READY) == []
+
+
+def test_a_repeated_delivery_is_not_announced(ears):
+    run = continuum.start(flow, 1)
+    Run.objects.filter(pk=run.pk).update(owner_id=41)
+    ears.until(READY)
+    for _ in range(2):
+        continuum.signal(run, "go", delivery_id="d1")
+        hints.flush(10)
+    assert heard_by_now(ears) == [(WORKER, run.id.hex)]
+
+
+def test_many_runs_of_one_owner_share_messages_that_are_not_too_long(ears):
+    run_ids = [uuid.uuid4() for _ in range(450)]
+    with transaction.atomic():
+        for run_id in run_ids:
+            hints.send_run("default", run_id, 41)
+    payloads = [payload for _, payload in heard_by_now(ears)]
+    assert [len(payload.split(",")) for payload in payloads] == [200, 200, 50]
+    assert ",".join(payloads).split(",") == [run_id.hex for run_id in run_ids]
+
+
+def test_very_many_runs_of_one_owner_become_look_at_all(ears, monkeypatch):
+    monkeypatch.setattr(hints, "MOST_PENDING_IDS", 3)
+    with transaction.atomic():
+        for _ in range(5):
+            hints.send_run("default", uuid.uuid4(), 41)
+    assert heard_by_now(ears) == [(WORKER, "")]
+
+
+def test_hints_that_come_while_one_is_under_way_go_together_in_the_next(ears, monkeypatch):
+    statements, sending, go_on = [], threading.Event(), threading.Event()
+    real = hints.load
+
+    def slow_load(name):
+        statements.append(name)
+        sending.set()
+        assert go_on.wait(10)
+        return real(name)
+
+    monkeypatch.setattr(hints, "load", slow_load)
+    hints.send_ready("default")
+    assert sending.wait(10)
+    run_ids = [uuid.uuid4() for _ in range(20)]
+    for run_id in run_ids:
+        hints.send_run("default", run_id, 41)
+    go_on.set()
+    assert hints.flush(10)
+    assert len(statements) == 2
+    assert heard_by_now(ears) == [(READY, ""), (WORKER, ",".join(run_id.hex for run_id in run_ids))]
+
+
+# What must not happen
+
+
+def test_a_hint_that_cannot_be_sent_is_the_callers_affair_no_more_than_once_in_the_log(ears, monkeypatch, caplog):
+    def refuse(*args, **kwargs):
+        raise psycopg.OperationalError("nobody is there")
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING, "continuum.hints"):
+        patched.setattr(hints, "connect_sync", refuse)
+        for _ in range(3):
+            continuum.start(flow, 1)
+            assert hints.flush(10)
+            hints._sender("default")._muted_until = 0.0
+        assert [record.getMessage() for record in caplog.records] == [
+            "hints for database 'default' cannot be sent, workers will poll until they can: nobody is there"
+        ]
+    assert Run.objects.count() == 3
+    continuum.start(flow, 1)
+    assert ears.until(READY) == []
+
+
+def test_after_a_failure_it_is_not_tried_for_a_while(monkeypatch):
+    attempts = []
+
+    def refuse(*args, **kwargs):
+        attempts.append(1)
+        raise psycopg.OperationalError("nobody is there")
+
+    monkeypatch.setattr(hints, "connect_sync", refuse)
+    for _ in range(5):
+        hints.send_ready("default")
+        assert hints.flush(10)
+    assert attempts == [1]
+
+
+def test_a_connection_that_was_cut_is_replaced(ears):
+    continuum.start(flow, 1)
+    ears.until(READY)
+    hints.flush(10)
+    first = hint_sessions()
+    terminate(first)
+    continuum.start(flow, 1)
+    assert ears.until(READY) == []
+    assert hint_sessions() != first
+
+
+def test_many_hints_use_one_connection(ears):
+    for _ in range(5):
+        continuum.start(flow, 1)
+        assert hints.flush(10)
+    assert len(hint_sessions()) == 1
+
+
+def test_a_connection_without_work_is_closed(ears, monkeypatch):
+    monkeypatch.setattr(hints, "idle_seconds", lambda: 0.0)
+    continuum.start(flow, 1)
+    ears.until(READY)
+    eventually(lambda: not hint_sessions())
+    continuum.start(flow, 1)
+    assert ears.until(READY) == []
+
+
+def test_close_all_leaves_no_connection_and_the_next_hint_opens_another(ears):
+    continuum.start(flow, 1)
+    assert hints.flush(10)
+    hints.close_all()
+    eventually(lambda: not hint_sessions())
+    ears.until(READY)
+    continuum.start(flow, 1)
+    assert ears.until(READY) == []
+
+
+def test_hints_wait_for_no_disk_but_leave_the_sessions_settings_alone(database_url):
+    with psycopg.connect(database_url, autocommit=True) as session:
+        session.execute("SET synchronous_commit TO on")
+        row = session.execute(hints.load("client_hints"), {"channels": [MARK], "payloads": [""]}).fetchone()
+        assert row[0] == "off"
+        assert session.execute("SHOW synchronous_commit").fetchone() == ("on",)
+
+
+SCRIPT = """
+import django
+django.setup()
+import continuum
+@continuum.workflow
+async def flow(): ...
+continuum.start(flow)
+"""
+
+
+def test_a_script_that_ends_right_after_its_start_has_sent_its_hint(ears, subprocess_environment):
+    subprocess.run([sys.executable, "-c", SCRIPT], env=subprocess_environment, check=True, timeout=60)
+    assert heard_by_now(ears) == [(READY, "")]
+
+
+def test_a_forked_child_sends_over_a_connection_of_its_own(ears):
+    continuum.start(flow, 1)
+    ears.until(READY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork: this is about their getting on
+        child = os.fork()
+    if child == 0:
+        try:
+            hints._sender("default").add(WORKER, None)
+            os._exit(0 if hints.flush(10) else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert ears.until(WORKER) == []
+    continuum.start(flow, 1)
+    assert ears.until(READY) == []
+    assert len(hint_sessions()) == 1
