@@ -19,12 +19,14 @@ from contextvars import Context, copy_context
 from hashlib import blake2b
 from typing import Any
 
+from continuum.core import py311
 from continuum.exceptions import NonDeterminismError
 
 __all__ = ["DeterministicLoop", "Handle", "RunTask", "Scope"]
 
 logger = logging.getLogger("continuum.run")
 
+_PY311 = sys.version_info < (3, 12)
 _WAIT_FOR = asyncio.wait_for.__code__
 _ENSURE_FUTURE = {
     function.__code__
@@ -54,10 +56,13 @@ class RunTask(asyncio.Task):  # type: ignore[type-arg]
     The seed keeps runs apart: asyncio has one set for the tasks of all of them.
     """
 
-    def __init__(self, coro: Any, *, scope: Scope, serial: int, **options: Any) -> None:
+    at_once = False  # what follows its end goes before everything else that is ready
+
+    def __init__(self, coro: Any, *, scope: Scope, serial: int, context: Context, **options: Any) -> None:
         self.scope = scope
         self.serial = serial  # first of all: asyncio puts the task into its set from within __init__
-        super().__init__(coro, **options)
+        self.run_context = context
+        super().__init__(coro, context=context, **options)
 
     def __hash__(self) -> int:
         return self.serial
@@ -186,6 +191,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Handle:
         handle = Handle(callback, args, copy_context() if context is None else context)
         self._ready.append(handle)
+        if _PY311 and args and type(args[0]) is RunTask and args[0].at_once:
+            self._ready.rotate(1)
         return handle
 
     def call_later(
@@ -222,17 +229,25 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             refused = self.create_future()
             refused.cancel()
             return refused
-        parent = self.scope()
-        if _asked_by_wait_for():
+        parent: Any = asyncio.current_task(self)
+        waiting = _wait_for_frame()
+        if waiting is not None:
             # wait_for wraps what it waits for in a task on Python 3.11 and does not on later ones. The wrapper shares
             # the identity of the task that waits, so that a history is good on every version.
-            scope = parent
+            scope, context = parent.scope, parent.run_context
         else:
-            scope = self._new_scope(parent)
+            scope = self._new_scope(self._outside if parent is None else parent.scope)
             self._serial += 1
-        serial = self._first_hash + self._serial
-        name = scope.path if name is None else name
-        task = RunTask(coro, scope=scope, serial=serial, loop=self, name=name, context=context)
+        task = RunTask(
+            coro,
+            scope=scope,
+            serial=self._first_hash + self._serial,
+            context=copy_context() if context is None else context,
+            loop=self,
+            name=scope.path if name is None else name,
+        )
+        if waiting is not None and _PY311:
+            py311.at_once(self, task, waiting)
         self.tasks.append(task)
         if len(self.tasks) > 64 and len(self.tasks) & (len(self.tasks) - 1) == 0:
             self.tasks = [t for t in self.tasks if not t.done()]
@@ -283,11 +298,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         pass
 
 
-def _asked_by_wait_for() -> bool:
+def _wait_for_frame() -> Any:
     frame: Any = sys._getframe(2)  # whoever called create_task
     while frame is not None and frame.f_code in _ENSURE_FUTURE:
         frame = frame.f_back
-    return frame is not None and frame.f_code is _WAIT_FOR
+    return frame if frame is not None and frame.f_code is _WAIT_FOR else None
 
 
 def _microseconds(seconds: float) -> int:
@@ -328,4 +343,6 @@ _FORBIDDEN = (
 )
 for _name in _FORBIDDEN.split():
     setattr(DeterministicLoop, _name, _refuse(_name))
+if _PY311:
+    DeterministicLoop.create_future = py311.create_future  # type: ignore[method-assign]
 DeterministicLoop.__abstractmethods__ = frozenset()
