@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import AbstractContextManager
+from shutil import get_terminal_size
 
 from django.core.management.base import OutputWrapper
 from tqdm import tqdm
@@ -14,7 +15,9 @@ class Progress(AbstractContextManager):
         self._total, self._stream, self._shown = total, stream, 0
         self._bar = None
         if stream.isatty():
-            self._bar = tqdm(total=total, desc="   orders finished", unit="order", file=sys.stdout, dynamic_ncols=True)
+            # Not tqdm's own look at the width: a terminal that gives none would be shown no bar at all.
+            width = min(100, get_terminal_size().columns)
+            self._bar = tqdm(total=total, desc="   orders finished", unit=" orders", file=sys.stdout, ncols=width)
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
