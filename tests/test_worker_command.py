@@ -1,6 +1,7 @@
 """``manage.py continuum_worker``: what it accepts, what it says, how it stops."""
 
 import io
+import itertools
 import logging
 import os
 import signal
@@ -238,7 +239,7 @@ def test_colour_is_for_terminals_of_people_who_want_it(set_up_logging, monkeypat
 # The processes
 
 
-def worker(environment, *arguments):
+def worker(environment, *arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "django", "continuum_worker", *arguments],
         env=environment | {"NO_COLOR": "1"},
@@ -246,6 +247,7 @@ def worker(environment, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **options,
     )
 
 
@@ -304,6 +306,38 @@ def test_a_burst_of_several_processes_ends_when_all_are_done(start_worker):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert workers("dead", 2)
+
+
+def test_with_reload_a_change_of_code_gives_the_runs_back_and_starts_anew(
+    subprocess_environment, transactional_db, tmp_path
+):
+    flows = tmp_path / "reloaded_flows.py"
+    flows.write_text("")
+    (tmp_path / "reloading.py").write_text(
+        'from tests.settings import *\nCONTINUUM = {"WORKFLOW_MODULES": ["reloaded_flows"]}\n'
+    )
+    environment = {"DJANGO_SETTINGS_MODULE": "reloading", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    process = worker(subprocess_environment | environment, "--reload", start_new_session=True)
+    try:
+        eventually(workers, 30)
+        moments = itertools.count(flows.stat().st_mtime + 10)
+
+        def touched():
+            # Again and again: a change from before the reloader has looked for the first time is none to it.
+            os.utime(flows, (next(moments),) * 2)
+            return workers("dead")
+
+        eventually(touched, 30)
+        eventually(workers, 30)
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+        said, _ = process.communicate(timeout=30)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert said.count("stopped;") == 2
 
 
 def test_processes_started_from_code_get_the_same_options(monkeypatch, served):

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from django.db import connections
 
-__all__ = ["Backoff", "connect", "connect_sync", "connection_parameters", "is_pooled", "session_settings"]
+__all__ = ["Backoff", "brief", "connect", "connect_sync", "connection_parameters", "is_pooled", "session_settings"]
 
 # What Django puts among the connection parameters and psycopg's default serves better: Django's cursors and adapters.
 # The rest are options of Django's, not of libpq's; its own backend takes them out, a third-party one may not.
@@ -142,6 +142,11 @@ def _plan(
 def _set(settings: Mapping[str, str]) -> tuple[str, list[str]]:
     calls = ", ".join("set_config(%s, %s, false)" for _ in settings)
     return f"SELECT {calls}", [word for item in settings.items() for word in item]
+
+
+def brief(error: BaseException) -> str:
+    """Return the first line of an error: what libpq says beyond that explains what an operator knows."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 class Backoff:

@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg
 
-from continuum.worker.connections import Backoff
+from continuum.worker.connections import Backoff, brief
 from continuum.worker.sql import load
 
 __all__ = [
@@ -175,7 +175,7 @@ class Lease:
                 except (psycopg.Error, OSError) as error:
                     connection = None
                     if not failing:
-                        logger.warning("cannot renew the lease of this worker, trying again: %s", _line(error))
+                        logger.warning("cannot renew the lease of this worker, trying again: %s", brief(error))
                     failing = True
                     pause = min(backoff.next(), self.valid_until_monotonic - time.monotonic())
                     if pause > 0:
@@ -288,7 +288,3 @@ def _forget(attempt: asyncio.Task[tuple[psycopg.AsyncConnection[Any], RenewResul
 
     attempt.add_done_callback(discard)
     attempt.cancel()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

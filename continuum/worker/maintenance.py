@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from continuum.worker.connections import Backoff
+from continuum.worker.connections import Backoff, brief
 from continuum.worker.leases import RESTART_GRACE, declare_dead, release_stranded
 from continuum.worker.partitions import ensure_partitions
 from continuum.worker.sql import load
@@ -81,7 +81,7 @@ class Maintenance:
                     connection = connection or await self._connect()
                 except (psycopg.Error, OSError) as error:
                     if not unreachable:
-                        logger.warning("maintenance cannot reach the database, trying again: %s", _line(error))
+                        logger.warning("maintenance cannot reach the database, trying again: %s", brief(error))
                     unreachable = True
                     self._distrust_locks()
                     await asyncio.sleep(backoff.next())
@@ -104,7 +104,7 @@ class Maintenance:
         except Exception as error:
             # Once for each spell: what fails every second must not fill the log.
             if not duty.failing:
-                logger.warning("%s failed: %s", duty.name, _line(error), exc_info=not isinstance(error, psycopg.Error))
+                logger.warning("%s failed: %s", duty.name, brief(error), exc_info=not isinstance(error, psycopg.Error))
             duty.failing = True
         else:
             if duty.failing:
@@ -176,7 +176,3 @@ class _ThreadsCursor:
     async def _execute(self, statement: str, parameters: Any) -> list[Any]:
         cursor = await self._connection.execute(statement, parameters)
         return await cursor.fetchall() if cursor.description else []
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

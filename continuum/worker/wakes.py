@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from continuum.worker.connections import Backoff, connect
+from continuum.worker.connections import Backoff, brief, connect
 from continuum.worker.leases import LOCK_CLASS
 from continuum.worker.sql import load
 
@@ -89,30 +89,27 @@ class Listener:
     async def run(self) -> None:
         """Listen until cancelled, reconnecting as often as it takes."""
         backoff = Backoff()
-        said = ""
+        said = logging.NOTSET
         while True:
             began = time.monotonic()
             try:
                 trouble = await self._session()
-                pause = RETRY_LISTENING
+                level, pause = logging.INFO, RETRY_LISTENING
             except (psycopg.Error, OSError) as error:
-                trouble = f"the connection for hints failed ({_line(error)})"
+                trouble, level = f"the connection for hints failed ({brief(error)})", logging.WARNING
                 if self.listening and time.monotonic() - began > STEADY:
                     # It had been well: try again at once, the lock must be back before others miss it.
-                    said, pause = "", 0.0
+                    said, pause = logging.NOTSET, 0.0
                     backoff.reset()
                 else:
                     pause = backoff.next()
             finally:
                 self.listening = False
             self._settled.set()
-            if trouble != said:
-                logger.log(
-                    logging.WARNING if pause < RETRY_LISTENING else logging.INFO,
-                    "%s; polling until that changes",
-                    trouble,
-                )
-                said = trouble
+            if level != said:
+                # Once for each spell, whatever words the next attempt fails with.
+                logger.log(level, "%s; polling until that changes", trouble)
+                said = level
             await asyncio.sleep(pause)
 
     async def _session(self) -> str:
@@ -130,9 +127,8 @@ class Listener:
                     f"database {self.alias!r} does not deliver notifications (a transaction pooler?): name a direct "
                     'connection in CONTINUUM["LISTEN_DATABASE"] for instant wake-ups'
                 )
-            if not self._proven:
-                logger.info("news arrives by notification on %r", self.alias)
-                self._proven = True
+            self._proven = True
+            logger.info("news arrives by notification on %r", self.alias)
             self.listening = True
             self._settled.set()
             self._on_reconnect()
@@ -258,7 +254,7 @@ class Hints:
                     await connection.execute(load("hints_send"), {"channels": channels, "payloads": payloads})
                 except (psycopg.Error, OSError) as error:
                     if not failing:
-                        logger.warning("hints cannot be sent, others will poll until they can: %s", _line(error))
+                        logger.warning("hints cannot be sent, others will poll until they can: %s", brief(error))
                     failing = True
                     if connection is not None:
                         await connection.close()
@@ -324,7 +320,3 @@ async def _readable(connection: psycopg.AsyncConnection[Any], timeout: float | N
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -89,7 +89,8 @@ class Command(BaseCommand):
         connections.close_all()
         if options["reload"]:
             self._serve_and_reload(node)
-        elif processes > 1:
+            return
+        if processes > 1:
             status = Supervisor(
                 self._child_command(options), processes, burst=node.burst, drain_timeout=node.drain_timeout
             ).run()
@@ -152,9 +153,12 @@ class Command(BaseCommand):
         from continuum.worker.node import Node
 
         node = Node(options)
+        # The reloader is two processes, of which one serves, in a thread.
         ended = threading.Event()
+        ended.set()
 
         def serve() -> None:
+            ended.clear()
             try:
                 status = asyncio.run(node.run())
             finally:
