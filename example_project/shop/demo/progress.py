@@ -15,9 +15,16 @@ class Progress(AbstractContextManager):
         self._total, self._stream, self._shown = total, stream, 0
         self._bar = None
         if stream.isatty():
-            # Not tqdm's own look at the width: a terminal that gives none would be shown no bar at all.
-            width = min(100, get_terminal_size().columns)
-            self._bar = tqdm(total=total, desc="   orders finished", unit=" orders", file=sys.stdout, ncols=width)
+            # Not tqdm's own look at the terminal's size: one that gives none would be shown no bar at all.
+            columns, rows = get_terminal_size()
+            self._bar = tqdm(
+                total=total,
+                desc="   orders finished",
+                unit=" orders",
+                file=sys.stdout,
+                ncols=min(100, columns),
+                nrows=rows,
+            )
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
