@@ -104,7 +104,11 @@ class Effect(Coroutine[Any, Any, Any]):
     def _drive(self) -> Generator[Any, Any, Any]:
         execution = self.execution
         if execution.closing:
-            raise GeneratorExit  # the run is being released: nothing it asks for counts
+            # The run is being released: nothing it asks for counts. Code that goes on for ever all the same is left.
+            execution.loop.refused += 1
+            if execution.loop.refused < 1000:
+                raise GeneratorExit
+            yield
         command = execution.issue(self)
         try:
             return (yield from command.future)

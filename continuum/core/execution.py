@@ -22,7 +22,7 @@ from continuum import values
 from continuum.core.commands import Command
 from continuum.core.failures import describe_exception
 from continuum.core.history import DECISIONS, TERMINAL, Event, EventType, fingerprint
-from continuum.core.loop import DeterministicLoop, TimerHandle
+from continuum.core.loop import LAST_US, DeterministicLoop, Scope, TimerHandle
 from continuum.exceptions import ActivityError, DurableValueError, ReplayDriftError, SignalTimeoutError
 
 __all__ = ["Execution", "Outcome", "RunIdentity", "Step"]
@@ -133,9 +133,10 @@ class Execution:
         # An empty context: nothing of the process that happens to run it may leak in.
         self._root = self.loop.create_task(coroutine, context=Context())
         first = self._history[0] if self._history else None
-        if first is not None and first.type == EventType.CANCEL_REQUESTED and "before_start" in first.data:
+        told = json.loads(first.data) if first is not None and first.type == EventType.CANCEL_REQUESTED else {}
+        if told.get("before_start"):
             self._met(self._history.popleft())
-            self._cancel(json.loads(first.data)["reason"])
+            self._cancel(told["reason"])
         elif cancelled is not None and first is None:
             data = json.dumps({"reason": cancelled, "before_start": True})
             self._note(EventType.CANCEL_REQUESTED, None, data, now_us)
@@ -158,9 +159,15 @@ class Execution:
             event = history.popleft()
             limit -= 1
             if event.type in DECISIONS:
-                if event.command_id in self._recorded:
+                if event.command_id not in self._recorded:
+                    continue  # asked for, and counted, where the code made it
+                if event.type != EventType.PATCHED:
                     raise self._drifted(event, _told(event), self._asked_instead())
-                continue  # asked for, and counted, where the code made it
+                # A call of patched() may go once its old branch is gone: what is left is the branch it chose.
+                del self._recorded[event.command_id]
+                self._patches[event.name or ""] = True
+                self._met(event)
+                continue
             self._met(event)
             self._apply(event)
         return not history
@@ -232,8 +239,10 @@ class Execution:
         return self._record(EventType.TIMER_FIRED, command, data, max(now_us, command.due_us or 0))
 
     def signal_received(self, name: str, payload: str, now_us: int) -> bool:
-        """Record a signal with its payload (JSON text)."""
-        return self._record(EventType.SIGNAL_RECEIVED, None, f'{{"payload":{payload}}}', now_us, name)
+        """Record a signal with its payload (JSON text), and who was waiting for it."""
+        waiters = self._waiters.get(name)
+        command = waiters[0] if waiters else None
+        return self._record(EventType.SIGNAL_RECEIVED, command, f'{{"payload":{payload}}}', now_us, name)
 
     def cancel_requested(self, reason: str, now_us: int) -> bool:
         """Record a request to cancel. A second one changes nothing and is not recorded."""
@@ -313,24 +322,41 @@ class Execution:
             self.loop.fire(command.handle)
         elif not command.future.done():
             if command.kind == "signal":
-                self._waiters[command.name].remove(command)
+                self._leave_line(command)
                 timeout = (command.due_us - command.issued_us) / 1e6
                 command.future.set_exception(SignalTimeoutError(command.name, timeout))
             else:
                 command.future.set_result(None)
 
     def _on_signal_received(self, event: Event, data: dict[str, Any]) -> None:
-        declared = (self.definition.signals or {}).get(event.name)
-        payload = values.restore(data["payload"], declared)
-        waiters = self._waiters.get(event.name)
-        if waiters:
-            command = waiters.popleft()
-            self.pending.pop(command.id, None)
-            command.answered = True
-            if not command.future.done():
-                command.future.set_result(payload)
-                return
-        self._mailbox.setdefault(event.name, deque()).append(payload)
+        name = event.name or ""
+        if event.command_id is None:
+            if name in self._waiters:
+                raise self._drifted(event, f"{_told(event)}, kept for later", str(self._waiters[name][0]))
+            self._mailbox.setdefault(name, deque()).append(data["payload"])
+            return
+        command = self.pending.get(event.command_id)
+        if command is None or command.kind != "signal" or command.name != name:
+            raise self._drifted(event, _told(event), self._asked_instead() if command is None else str(command))
+        self._settle_command(command)
+        self._leave_line(command)
+        self._hand_over(command, data["payload"])
+
+    def _hand_over(self, command: Command, payload: Any) -> None:
+        if command.future.done():
+            return
+        try:
+            value = values.restore(payload, (self.definition.signals or {}).get(command.name))
+        except Exception as exc:  # not of the declared type: whoever waits for it has to know
+            command.future.set_exception(exc)
+        else:
+            command.future.set_result(value)
+
+    def _leave_line(self, command: Command) -> None:
+        waiters = self._waiters[command.name]
+        waiters.remove(command)
+        if not waiters:
+            del self._waiters[command.name]
 
     def _on_cancel_requested(self, event: Event, data: dict[str, Any]) -> None:
         self._cancel(data.get("reason") or "")
@@ -351,7 +377,7 @@ class Execution:
             raise self._drifted(event, _told(event), str(command))
         asked = fingerprint(command.args)
         # The same text is the common case and costs no parsing; otherwise what counts is what it says.
-        if not event.data.startswith(f'{{"args":{asked}') and json.loads(asked) != data.get("args"):
+        if not event.data.startswith(f'{{"args":{asked}') and not _same(json.loads(asked), data.get("args")):
             raise self._drifted(event, _told(event), str(command))
         return command
 
@@ -401,18 +427,22 @@ class Execution:
 
     def _set_timer(self, command: Command, due: int | datetime) -> None:
         if isinstance(due, datetime):
-            command.due_us = (due - _EPOCH) // timedelta(microseconds=1)
+            due_us = (due - _EPOCH) // timedelta(microseconds=1)
             command.args = f'["{due.isoformat()}"]'
         else:
-            command.due_us = self.loop.time_us + due
+            due_us = self.loop.time_us + due
             command.args = f"[{due / 1e6!r}]"
+        command.due_us = min(due_us, LAST_US)
         heapq.heappush(self._timers, (command.due_us, self.loop.next_serial(), command))
 
     def _wait_for_signal(self, command: Command, timeout_us: int | None) -> None:
         kept = self._mailbox.get(command.name)
         if kept:
             command.answered = True
-            command.future.set_result(kept.popleft())
+            payload = kept.popleft()
+            if not kept:
+                del self._mailbox[command.name]
+            self._hand_over(command, payload)
             return
         if timeout_us is None:
             command.args = "[]"
@@ -427,7 +457,7 @@ class Execution:
         command.answered = True
         self.pending.pop(command.id, None)
         if command.kind == "signal":
-            self._waiters[command.name].remove(command)
+            self._leave_line(command)
         elif command.taken:
             self._abandoned.append(command)
 
@@ -444,39 +474,48 @@ class Execution:
     def side_effect(self, fn: Any, args: tuple[Any, ...]) -> Any:
         if self.closing:
             raise GeneratorExit
+        self.loop.refuse_aside("side_effect()")
         scope = self.loop.scope()
         scope.effects += 1
         command_id = f"{scope.path}:{scope.effects}"
         name = getattr(fn, "__qualname__", type(fn).__name__)
+        returns = values.return_annotation(fn)
         event = self._recorded.pop(command_id, None)
         if event is None:
             if self.replaying:
                 self._raise_drift(command_id, "no such record", f"side_effect {name}")
-            returns = values.return_annotation(fn)
-            try:
-                value = values.encode(fn(*args), returns, path=f"side_effect {name}", max_bytes=self.max_bytes)
-            except DurableValueError:
-                raise
-            except Exception as exc:
-                data = json.dumps({"error": describe_exception(exc)})
-            else:
-                data = f'{{"result":{value}}}'
-            event = self._decide(EventType.SIDE_EFFECT, command_id, name, data)
+            event = self._decide(EventType.SIDE_EFFECT, command_id, name, self._run_aside(fn, args, name, returns))
         else:
             self._met(event)
             if event.type != EventType.SIDE_EFFECT or event.name != name:
                 self._raise_drift(command_id, _told(event), f"side_effect {name}")
         data = json.loads(event.data)
+        if "refused" in data:
+            raise DurableValueError(*data["refused"])
         if "error" in data:
             error = data["error"]
             raise ActivityError(name, 1, error["type"], error["message"], error.get("details"))
-        return values.restore(data["result"], values.return_annotation(fn))
+        return values.restore(data["result"], returns)
+
+    def _run_aside(self, fn: Any, args: tuple[Any, ...], name: str, returns: Any) -> str:
+        # A replay does not run the function: nothing it does may count in the code around it.
+        self.loop.aside = Scope("~aside")
+        try:
+            value = values.encode(fn(*args), returns, path=f"side_effect {name}", max_bytes=self.max_bytes)
+        except DurableValueError as exc:
+            return json.dumps({"refused": [exc.path, exc.reason]})
+        except BaseException as exc:
+            return json.dumps({"error": describe_exception(exc)})
+        finally:
+            self.loop.aside = None
+        return f'{{"result":{value}}}'
 
     def patched(self, name: str) -> bool:
         decision = self._patches.get(name)
         if decision is None:
             if self.closing:
                 return False
+            self.loop.refuse_aside("patched()")
             command_id = f"patch:{name}"
             event = self._recorded.pop(command_id, None)
             if event is not None:
@@ -514,7 +553,7 @@ class Execution:
             self.loop.drain()
         except BaseException as exc:
             # SystemExit and the like pass through a task on their way: they end the run, never the worker.
-            if self._root is None or not self._root.done():
+            if self._drift is None and (self._root is None or not self._root.done()):
                 self._end("failed", None, describe_exception(exc))
                 return
         if self._drift is not None:
@@ -559,9 +598,10 @@ class Execution:
     def _compare_end(self, event: Event) -> None:
         if self.outcome is None:
             raise self._drifted(event, _told(event), self._asked_instead())
-        if event.type != _END_EVENTS[self.outcome.state] or json.loads(event.data) != json.loads(self._end_data()):
+        ended = self._end_data()
+        if event.type != _END_EVENTS[self.outcome.state] or not _same(json.loads(event.data), json.loads(ended)):
             raise self._drifted(
-                event, f"{_told(event)} {event.data}", f"the code has ended {self.outcome.state} {self._end_data()}"
+                event, f"{_told(event)} {event.data}", f"the code has ended {self.outcome.state} {ended}"
             )
 
     # -- words --------------------------------------------------------------------------------------------------
@@ -591,6 +631,11 @@ def _cancelled(message: str) -> dict[str, Any]:
     return {"type": "CancelledError", "message": message, "traceback": "", "details": None}
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON trees say the same: unlike in Python, 1, 1.0 and true are not equal."""
+    return json.dumps(one) == json.dumps(other)
+
+
 def _told(event: Event) -> str:
     kind = event.type.replace("_", " ")
     try:
@@ -598,7 +643,10 @@ def _told(event: Event) -> str:
     except ValueError:
         data = {}
     args = data.get("args") if isinstance(data, dict) else None
-    shown = "" if args is None else f" with arguments {args if isinstance(args, str) else json.dumps(args)}"
+    if args is None:
+        shown = ""
+    else:
+        shown = f" with arguments {args if isinstance(args, str) else json.dumps(args, separators=(',', ':'))}"
     return f"{event.command_id or ''} {kind} {event.name or ''}".strip() + shown
 
 

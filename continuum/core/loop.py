@@ -22,7 +22,7 @@ from typing import Any
 from continuum.core import py311
 from continuum.exceptions import NonDeterminismError
 
-__all__ = ["DeterministicLoop", "Handle", "RunTask", "Scope"]
+__all__ = ["LAST_US", "DeterministicLoop", "Handle", "RunTask", "Scope"]
 
 logger = logging.getLogger("continuum.run")
 
@@ -35,7 +35,7 @@ _ENSURE_FUTURE = {
 # Paths up to this long stand for themselves, longer ones (tasks that start tasks that start tasks, …) as a hash.
 _MAX_PATH = 100
 # A timer that lies further ahead never fires. Roughly the end of the year 9999, where datetimes end.
-_LAST_US = 253_400_000_000_000_000
+LAST_US = 253_400_000_000_000_000
 
 
 class Scope:
@@ -125,11 +125,13 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self.execution = execution
         self.time_us = 0
         self.closing = False
+        self.refused = 0  # effects asked for while closing
         self.tasks: list[RunTask] = []
         self._ready: deque[Handle] = deque()
         self._serial = 0
         self._first_hash = int.from_bytes((execution.run.seed or execution.run.id).bytes[-7:], "big")
         self._generators: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.aside: Scope | None = None  # while a function runs that a replay does not run again
         self._outside = Scope("~")  # for what is created by a callback, outside any task
 
     # -- driving ------------------------------------------------------------------------------------------------
@@ -208,6 +210,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def _timer(
         self, delay_us: int, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None
     ) -> TimerHandle:
+        self.refuse_aside("a timer")
         when = (self.time_us + delay_us) / 1e6
         handle = TimerHandle(self, when, callback, args, copy_context() if context is None else context)
         if not self.closing:
@@ -229,6 +232,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             refused = self.create_future()
             refused.cancel()
             return refused
+        if self.aside is not None:
+            _close(coro)
+            self.refuse_aside("a task")
         parent: Any = asyncio.current_task(self)
         waiting = _wait_for_frame()
         if waiting is not None:
@@ -255,8 +261,18 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def scope(self) -> Scope:
         """The scope of the task that is running, or the run's outer one."""
+        if self.aside is not None:
+            return self.aside
         task = asyncio.current_task(self)
         return self._outside if task is None else task.scope  # type: ignore[attr-defined]
+
+    def refuse_aside(self, what: str) -> None:
+        """Refuse what a function given to ``side_effect`` must not do."""
+        if self.aside is not None:
+            raise NonDeterminismError(
+                f"{what} inside a function given to side_effect(): in a replay the function does not run, so that "
+                "what it does besides returning a value would be missing"
+            )
 
     def next_serial(self) -> int:
         self._serial += 1
@@ -306,7 +322,7 @@ def _wait_for_frame() -> Any:
 
 
 def _microseconds(seconds: float) -> int:
-    return round(min(max(seconds, 0.0) * 1e6, _LAST_US))
+    return round(min(max(seconds, 0.0) * 1e6, LAST_US))
 
 
 def _close(coro: Any) -> None:
