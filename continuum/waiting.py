@@ -11,6 +11,8 @@ import asyncio
 import random
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 from uuid import UUID
@@ -129,14 +131,7 @@ async def await_end(alias: str, run_id: UUID, namespace: str | None, timeout: fl
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
 
-    def wake() -> None:
-        if not loop.is_closed():
-            try:
-                loop.call_soon_threadsafe(woken.set)
-            except RuntimeError:  # closed just now: nobody waits there any more
-                return
-
-    with watch(alias, wake) as interest:
+    with watch(alias, _waker(loop, woken)) as interest:
         wait = _Wait(alias, run_id, namespace, timeout, interest)
         while True:
             woken.clear()
@@ -148,6 +143,14 @@ async def await_end(alias: str, run_id: UUID, namespace: str | None, timeout: fl
                     await woken.wait()
             except TimeoutError:
                 continue
+
+
+def _waker(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> Callable[[], None]:
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            loop.call_soon_threadsafe(woken.set)
+
+    return wake
 
 
 class _Wait:
