@@ -31,9 +31,9 @@ class _Definition:
     def __init__(self, fn: Callable[..., Any], name: str | None) -> None:
         if name is not None and (not isinstance(name, str) or not name):
             raise ValueError(f"the name of a {self.kind} must be a non-empty string, not {name!r}")
+        update_wrapper(self, fn, updated=())  # attributes that others have put on the function stay there
         self.fn = fn
         self.name = name or f"{fn.__module__}.{fn.__qualname__}"
-        update_wrapper(self, fn)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -199,7 +199,7 @@ class ActivityDefinition(_Definition):
     kind = "activity"
 
     def __init__(self, fn: Callable[..., Any], *, name: str | None = None, options: ActivityOptions) -> None:
-        if not callable(fn) or isinstance(fn, type):
+        if not callable(fn) or isinstance(fn, type) or not hasattr(fn, "__qualname__"):
             raise TypeError(f"an activity must be a function, which {describe_function(fn)} is not")
         super().__init__(fn, name)
         self.default_options = options

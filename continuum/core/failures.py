@@ -6,8 +6,6 @@ import os
 import traceback
 from typing import Any
 
-from continuum.exceptions import ActivityError
-
 __all__ = ["describe_exception"]
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -23,12 +21,16 @@ def describe_exception(exc: BaseException) -> dict[str, Any]:
     The traceback leaves out the engine's own frames and asyncio's, so that it starts in the user's code; it keeps
     causes and is cut in the middle beyond 16 KiB.
     """
-    details = exc.details if isinstance(exc, ActivityError) else getattr(exc, "details", None)
+    try:
+        details = getattr(exc, "details", None)
+        details = details if _is_json(details) else repr(details)
+    except Exception:  # an odd attribute must not hide the failure itself; a list may hold itself
+        details = None
     return {
         "type": type(exc).__name__,
         "message": _clean(_message(exc), _MAX_MESSAGE),
         "traceback": _clean(_readable_traceback(exc), _MAX_TRACEBACK),
-        "details": details if _is_json(details) else repr(details),
+        "details": details,
     }
 
 

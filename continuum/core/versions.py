@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Callable
 from hashlib import blake2b
+from types import CodeType
 from typing import Any
 
 __all__ = ["source_hash"]
@@ -23,13 +23,17 @@ def source_hash(fn: Callable[..., Any]) -> str:
     bytecode.
     """
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(fn)))
-        node = tree.body[0]
+        source = inspect.getsource(fn)
+        if source[:1].isspace():
+            # An indented function becomes the body of something, so that no string in it has to be touched.
+            source = f"if 1:\n{source}"
+        node: Any = ast.parse(source).body[0]
+        if isinstance(node, ast.If):
+            node = node.body[0]
         if not isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef):
             raise SyntaxError
     except (OSError, TypeError, SyntaxError, IndexError):
-        code = fn.__code__
-        material = f"{fn.__qualname__}|{code.co_code.hex()}|{code.co_consts!r}|{code.co_names!r}"
+        material = f"{fn.__qualname__}|{_code(fn.__code__)}"
     else:
         node.decorator_list = []
         material = repr(_canonical(node))
@@ -44,11 +48,19 @@ def _canonical(value: Any) -> Any:
                 continue
             if name == "body" and isinstance(value, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 child = _without_docstring(child)
+            elif name == "values" and isinstance(value, ast.JoinedStr):
+                # Python 3.12 adds an empty string to some format specifications.
+                child = [part for part in child if not (isinstance(part, ast.Constant) and part.value == "")]
             fields.append((name, _canonical(child)))
         return type(value).__name__, fields
     if isinstance(value, list):
         return [_canonical(item) for item in value]
-    return repr(value)
+    return ascii(value)  # repr() knows more characters with every version
+
+
+def _code(code: CodeType) -> str:
+    constants = [_code(c) if isinstance(c, CodeType) else ascii(c) for c in code.co_consts]
+    return f"{code.co_code.hex()}|{constants}|{code.co_names!r}"
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
