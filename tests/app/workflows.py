@@ -267,3 +267,11 @@ async def everything(key: str) -> dict:
     )
     await effect(f"{key}:last:{drawn}:{token}")
     return {"attempts": attempts, "sum": a + b, "answer": answer, "raced": len(done), "drawn": drawn, "token": token}
+
+
+@workflow
+async def counts(n: int) -> int:
+    total = 0
+    for _ in range(n):
+        total = await add(total, 1)
+    return total

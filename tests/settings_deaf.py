@@ -1,0 +1,7 @@
+"""The test project with workers that hear no hints: they listen on a database where nobody speaks."""
+
+from tests.settings import *  # noqa: F403
+from tests.settings import DATABASES
+
+DATABASES = {**DATABASES, "elsewhere": {**DATABASES["default"], "NAME": "postgres"}}
+CONTINUUM = {"LISTEN_DATABASE": "elsewhere"}
