@@ -327,6 +327,16 @@ class TestScalars:
         assert decode('"blue"', Color) is Color.BLUE
         assert decode('["free"]', list[Plan]) == [Plan.FREE]
 
+    def test_an_enum_whose_value_is_not_what_finds_it_goes_by_name(self):
+        class Titled(enum.Enum):
+            A = 1
+
+            @property
+            def value(self):
+                return "title"
+
+        assert roundtrip(Titled.A, Titled) is Titled.A
+
     def test_an_annotated_enum_may_be_local(self):
         class Local(enum.Enum):
             A = "a"
@@ -336,6 +346,12 @@ class TestScalars:
         assert roundtrip(Local.B, Local | Color) is Local.B
         assert refusal(Local.A).startswith("value: a member of TestScalars.")
         assert "annotate the parameter, field or return value" in refusal(Local.A)
+
+    def test_an_enum_of_a_script_needs_an_annotation(self, monkeypatch):
+        script = enum.Enum("Script", "RUN", module="__main__", qualname="Script")
+        monkeypatch.setattr(sys.modules["__main__"], "Script", script, raising=False)
+        assert "cannot be found again by that name in module __main__" in refusal(script.RUN)
+        assert roundtrip(script.RUN, script) is script.RUN
 
     def test_frozen_time_is_stored_as_real_time(self):
         fake = type("FakeDatetime", (datetime,), {"__module__": "freezegun.api"})
@@ -500,6 +516,25 @@ class TestDataclasses:
 
         assert_durable(Event(Money(1), Money(2)), Event)
 
+    def test_a_field_that_hides_a_builtin_it_is_annotated_with(self):
+        @dataclass
+        class Batch:
+            items: "list[Money]"
+            list: "int" = 0
+
+        assert_durable(Batch([Money(1)]), Batch)
+
+    def test_nested_200_levels_are_the_limit(self):
+        @dataclass
+        class Node:
+            next: "Node | None" = None
+
+        node = Node()
+        for _ in range(199):
+            node = Node(node)
+        assert_durable(node, Node)
+        assert "nested more than 200 levels" in refusal(Node(node), Node)
+
     def test_a_class_nested_in_the_class_itself(self):
         @dataclass
         class Outer:
@@ -600,6 +635,7 @@ class TestUnions:
             ({"cents": 1, "currency": "x"}, Money | dict[str, Refund]),
             ({"cents": Refund("o", Money(1)), "currency": Refund("p", Money(1))}, Money | dict[str, Refund]),
             ({"any": Refund("o", Money(1))}, Money | dict[str, Refund]),
+            (Money(1), Money | dict[str, Refund]),
             ([Money(1), Refund("o", Money(1))], list[Money] | list[Refund]),
             ([Money(1)], list[Money] | tuple[Refund, ...]),
             ((Refund("o", Money(1)),), list[Money] | tuple[Refund, ...]),
@@ -976,6 +1012,7 @@ class TestForeignText:
             '{"~decimal":"1_000"}',
             '{"~decimal":1.5}',
             '{"~uuid":"x"}',
+            '{"~uuid":"00000000000000000000000000000001"}',
             '{"~uuid":["00000000-0000-0000-0000-000000000001"]}',
             '{"~bytes":"***"}',
             '{"~bytes":"é"}',
@@ -1007,6 +1044,11 @@ class TestForeignText:
         for annotation in (None, Color, dict[str, Money], list[Money], Money, Money | Color):
             assert rejection(text, annotation).startswith(("value: ", "value[0]: "))
         assert rejection(f'{{"a":[0,{text}]}}').startswith("value.a[1]")
+
+    @pytest.mark.parametrize("zone", ["../etc/passwd", "/etc/passwd", "os.path/x", "", "a//b", "a/b/"])
+    def test_a_hostile_time_zone_never_reaches_the_file_system(self, zone):
+        payload = {"~datetime": {"at": "2024-01-01T00:00:00", "zone": zone}}
+        assert "(ValueError: not a time zone)" in rejection(json.dumps(payload))
 
     def test_nothing_is_imported(self):
         assert "is not loaded in this process" in rejection('{"~enum":["this:Color","RED"]}')

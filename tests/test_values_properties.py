@@ -9,14 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime, time, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from continuum.exceptions import DurableValueError
 from continuum.values import decode, display, encode, parse, restore
+
+# How long an example takes says more about what else the machine does than about the codec.
+patient = partial(settings, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 T = TypeVar("T")
 
@@ -212,16 +216,19 @@ def shuffled(value: Any) -> Any:
     return value
 
 
+@patient()
 @given(values)
 def test_every_value_comes_back_the_same(value: Any) -> None:
     assert same(decode(encode(value)), value)
 
 
+@patient()
 @given(values, annotations)
 def test_an_annotation_that_does_not_fit_changes_nothing(value: Any, annotation: Any) -> None:
     assert same(decode(encode(value, annotation), annotation), value)
 
 
+@patient()
 @given(annotated)
 def test_annotated_values_come_back_the_same(case: tuple[Any, Any]) -> None:
     value, annotation = case
@@ -230,17 +237,20 @@ def test_annotated_values_come_back_the_same(case: tuple[Any, Any]) -> None:
     assert same(restore(parse(text), annotation), value)
 
 
+@patient()
 @given(values)
 def test_equal_values_have_the_same_text(value: Any) -> None:
     assert encode(shuffled(value)) == encode(value)
     assert encode(decode(encode(value))) == encode(value)
 
 
+@patient()
 @given(values)
 def test_a_value_has_the_same_text_alone_and_inside_another(value: Any) -> None:
     assert encode([value, {"key": value}]) == f'[{encode(value)},{{"key":{encode(value)}}}]'
 
 
+@patient()
 @given(json_values)
 def test_plain_json_is_written_as_json_does(value: Any) -> None:
     text = encode(value)
@@ -249,6 +259,7 @@ def test_plain_json_is_written_as_json_does(value: Any) -> None:
         assert text == json.dumps(value, separators=(",", ":"))
 
 
+@patient()
 @given(values)
 def test_postgresql_can_read_every_string(value: Any) -> None:
     text = encode(value)
@@ -259,6 +270,7 @@ def test_postgresql_can_read_every_string(value: Any) -> None:
         assert bool(high) == bool(low)
 
 
+@patient()
 @given(values)
 @example({"~any": 1})
 def test_people_are_shown_plain_json(value: Any) -> None:
@@ -286,7 +298,7 @@ hostile = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@patient(max_examples=300)
 @given(hostile, st.none() | annotations)
 def test_any_json_is_read_or_rejected(tree: Any, annotation: Any) -> None:
     text = json.dumps(tree)
@@ -299,6 +311,7 @@ def test_any_json_is_read_or_rejected(tree: Any, annotation: Any) -> None:
     json.dumps(display(text), allow_nan=False)
 
 
+@patient()
 @given(values, st.sampled_from([lambda: object(), lambda: float("nan"), lambda: test_any_json_is_read_or_rejected]))
 def test_what_is_refused_is_refused_wherever_it_stands(value: Any, make: Callable[[], Any]) -> None:
     for place, holder in (("value[1]", [value, make()]), ("value.a", {"a": make(), "b": value})):

@@ -9,7 +9,7 @@ from typing import Any
 
 from continuum.values.codecs import Codec, reader, writer
 from continuum.values.refusals import MAX_DEPTH, Refusal, TooDeep, not_durable
-from continuum.values.scalars import UNSAFE
+from continuum.values.scalars import UNSAFE, WRITERS
 from continuum.values.trees import as_object, from_tree, is_tag, step, tag_of, to_tree
 
 __all__ = ["DataclassCodec", "ModelCodec", "NamedTupleCodec", "ObjectCodec", "TypedDictCodec"]
@@ -35,8 +35,8 @@ class ObjectCodec(Codec):
         return self._fields()
 
     @cached_property
-    def _writers(self) -> list[tuple[str, Callable[[Any, int], Any]]]:
-        return [(name, writer(codec)) for name, codec in self._codecs.items()]
+    def _writers(self) -> list[tuple[str, Callable[[Any, int], Any] | None]]:
+        return [(name, None if codec is None else codec.encode) for name, codec in self._codecs.items()]
 
     @cached_property
     def _readers(self) -> dict[str, Callable[[Any], Any]]:
@@ -83,7 +83,11 @@ class ObjectCodec(Codec):
                 item = getattr(value, name, _MISSING)
                 if item is _MISSING:
                     raise Refusal("a field that was never set is not durable")
-                out[name] = write(item, depth)
+                if write is not None:
+                    out[name] = write(item, depth)
+                else:  # mostly a single value: to_tree() without the call
+                    write_single = WRITERS.get(type(item))
+                    out[name] = to_tree(item, depth) if write_single is None else write_single(item)
         except Refusal as refusal:
             raise refusal.passing(f".{name}", value) from refusal.__cause__
         return out
@@ -104,9 +108,9 @@ class ObjectCodec(Codec):
                 fields[name] = read(item)
         except Refusal as refusal:
             raise refusal.passing(step(name), tree) from refusal.__cause__
-        missing = [name for name in self._codecs if name not in fields and name in self.required]
-        if missing:
-            raise Refusal(f"{self.kind.__name__} needs {', '.join(missing)}, which the stored value does not have")
+        if len(fields) < len(readers) and (missing := self.required - fields.keys()):
+            names = ", ".join(name for name in readers if name in missing)
+            raise Refusal(f"{self.kind.__name__} needs {names}, which the stored value does not have")
         try:
             return self.build(fields)
         except Exception as exc:  # whatever the class's own code raises

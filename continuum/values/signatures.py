@@ -174,8 +174,8 @@ def _namespace(owner: Any) -> dict[str, Any]:
     module = sys.modules.get(getattr(owner, "__module__", None) or "")
     names: dict[str, Any] = {}
     if isinstance(owner, type):
-        # Below the module's: a field called "date" with a default must not hide the class it is annotated with.
-        names.update(vars(owner))
+        # Nested classes only: a field called "date" with a default must not hide the class it is annotated with.
+        names.update({name: value for name, value in vars(owner).items() if isinstance(value, type)})
     names.update(getattr(owner, "__globals__", None) or (vars(module) if module else {}))
     for parameter in getattr(owner, "__type_params__", ()):
         names[parameter.__name__] = parameter
