@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.contenttypes.models import ContentType
-from django.db import connection, connections, transaction
+from django.db import connections, transaction
 
 from continuum.core.activity_context import ActivityInfo, NotInActivityError, activity_info
 from continuum.core.definitions import ActivityDefinition, ActivityOptions, Retry
 from continuum.exceptions import ContinuumError, NonRetryableError, RetryAfterError
 from continuum.worker import activities
 from continuum.worker.activities import ActivityExecutor, Attempt
+from continuum.worker.connections import connect
 from continuum.worker.threads import ThreadPool
 from tests.waiting_for import eventually, eventually_async
 
@@ -588,7 +589,7 @@ def test_an_abandoned_attempt_that_runs_is_ignored_when_it_ends_and_holds_nobody
 
     def hang():
         begun.set()
-        release.wait(10)
+        release.wait(60)
         ended.append(True)
 
     async def scenario():
@@ -683,53 +684,66 @@ def test_closing_gives_up_on_what_does_not_end_in_time():
 # Django's connections
 
 
-def application_sessions():
-    """Server sessions of this test's database, this thread's own not counted."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        )
+def own_session() -> int:
+    """The server session of the thread's connection."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
         return cursor.fetchone()[0]
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("kind", ["def", "async def"])
-def test_connections_of_activities_are_closed_when_they_are_due(kind):
-    before = application_sessions()
-
-    def plain() -> int:
-        return ContentType.objects.count()
-
-    async def awaited() -> int:
-        return await ContentType.objects.acount()
-
-    results = results_of(*[attempt_of(plain if kind == "def" else awaited) for _ in range(5)], threads=2)
-    assert [result.ok for result in results] == [True] * 5
-    eventually(lambda: application_sessions() == before)
+async def own_session_async() -> int:
+    """That of asgiref's shared thread, where the ORM's async methods run."""
+    return await sync_to_async(own_session)()
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_dropped_connection_costs_one_attempt(kind, monkeypatch):
+@pytest.mark.parametrize("use", [own_session, own_session_async])
+def test_a_connection_is_closed_after_the_attempt_as_after_a_request(use):
+    async def scenario():
+        async with executor(threads=2) as (running, reported), await connect("default", application_name="x") as other:
+            running.submit(attempt_of(use))
+            await eventually_async(lambda: reported)
+
+            async def closed():
+                pid = int(reported[0].value_json)
+                cursor = await other.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid])
+                return await cursor.fetchone() is None
+
+            return await eventually_async(closed)
+
+    assert asyncio.run(scenario())
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("age", "kept"), [(None, True), (0.05, False)])
+def test_a_connection_that_grew_too_old_while_the_thread_was_idle_is_replaced(age, kept, monkeypatch):
+    monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", age)
+
+    async def scenario():
+        async with executor(threads=1) as (running, reported):
+            running.submit(attempt_of(own_session))
+            await eventually_async(lambda: reported)
+            due = time.monotonic() + 0.06
+            await eventually_async(lambda: time.monotonic() > due)
+            running.submit(attempt_of(own_session))
+            await eventually_async(lambda: len(reported) == 2)
+            return [result.value_json for result in reported]
+
+    first, second = asyncio.run(scenario())
+    assert (first == second) is kept
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("use", [own_session, own_session_async])
+def test_a_dropped_connection_costs_one_attempt(use, monkeypatch):
     monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", None)
-
-    def use() -> int:
-        with connections["default"].cursor() as cursor:
-            cursor.execute("SELECT pg_backend_pid()")
-            return cursor.fetchone()[0]
-
-    async def awaited() -> int:
-        return await sync_to_async(use)()
-
-    fn = use if kind == "def" else awaited
 
     async def scenario():
         async with executor(threads=1) as (running, reported):
 
             async def once():
                 seen = len(reported)
-                running.submit(attempt_of(fn))
+                running.submit(attempt_of(use))
                 await eventually_async(lambda: len(reported) > seen)
                 return reported[-1]
 

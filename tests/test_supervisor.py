@@ -40,6 +40,7 @@ def stop(*_):
     (here / f"stopped-{os.getpid()}").touch()
     os._exit(0)
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, lambda *_: (here / f"interrupted-{os.getpid()}").touch())
 """
 WAITS = """
 (here / f"started-{os.getpid()}").touch()
@@ -122,7 +123,7 @@ def test_control_c_in_a_terminal_reaches_the_processes_once_and_not_twice(family
     pids = running.started(2)
     os.killpg(running.process.pid, signal.SIGINT)  # what a terminal does
     assert running.end()[0] == 0
-    assert running.noted("stopped") == pids
+    assert (running.noted("interrupted"), running.noted("stopped")) == ([], pids)
 
 
 def test_a_process_that_is_killed_is_started_again(family):
