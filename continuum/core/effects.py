@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from continuum.core.durations import seconds
-from continuum.core.loop import DeterministicLoop
+from continuum.core.loop import DeterministicLoop, Released
 from continuum.exceptions import NotInWorkflowError
 
 __all__ = [
@@ -107,7 +107,7 @@ class Effect(Coroutine[Any, Any, Any]):
             # The run is being released: nothing it asks for counts. Code that goes on for ever all the same is left.
             execution.loop.refused += 1
             if execution.loop.refused < 1000:
-                raise GeneratorExit
+                raise Released
             yield
         command = execution.issue(self)
         try:

@@ -22,7 +22,7 @@ from continuum import values
 from continuum.core.commands import Command
 from continuum.core.failures import describe_exception
 from continuum.core.history import DECISIONS, TERMINAL, Event, EventType, fingerprint
-from continuum.core.loop import LAST_US, DeterministicLoop, Scope, TimerHandle
+from continuum.core.loop import LAST_US, DeterministicLoop, Released, Scope, TimerHandle
 from continuum.exceptions import ActivityError, DurableValueError, ReplayDriftError, SignalTimeoutError
 
 __all__ = ["Execution", "Outcome", "RunIdentity", "Step"]
@@ -473,7 +473,7 @@ class Execution:
 
     def side_effect(self, fn: Any, args: tuple[Any, ...]) -> Any:
         if self.closing:
-            raise GeneratorExit
+            raise Released
         self.loop.refuse_aside("side_effect()")
         scope = self.loop.scope()
         scope.effects += 1

@@ -22,7 +22,7 @@ from typing import Any
 from continuum.core import py311
 from continuum.exceptions import NonDeterminismError
 
-__all__ = ["LAST_US", "DeterministicLoop", "Handle", "RunTask", "Scope"]
+__all__ = ["LAST_US", "DeterministicLoop", "Handle", "Released", "RunTask", "Scope"]
 
 logger = logging.getLogger("continuum.run")
 
@@ -36,6 +36,10 @@ _ENSURE_FUTURE = {
 _MAX_PATH = 100
 # A timer that lies further ahead never fires. Roughly the end of the year 9999, where datetimes end.
 LAST_US = 253_400_000_000_000_000
+
+
+class Released(BaseException):
+    """Ends the coroutines of a run that this process gives up. Nothing they do meanwhile is recorded."""
 
 
 class Scope:
@@ -171,19 +175,28 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             for task in reversed(self.tasks):
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    _close(task.get_coro())
-            # Before Python 3.13 closing a coroutine leaves the async generator it iterates over as it is, and nobody
-            # else can close it: it ends when it is dropped, which has to happen here.
-            while generators:
-                generator = generators.pop()
-                if generator.ag_await is not None:
-                    _close(generator.ag_await)
-                del generator
+                    self._close_task(task)
+            for generator in reversed(generators):
+                _close(generator.aclose())
         finally:
             sys.set_asyncgen_hooks(*hooks)
             _set_running_loop(outer)
             self._ready.clear()
             self.tasks.clear()
+
+    def _close_task(self, task: RunTask) -> None:
+        # As the current task: asyncio.timeout() in a finally block asks for it.
+        if _PY311:
+            asyncio.tasks._enter_task(self, task)
+        else:
+            previous = asyncio.tasks._swap_current_task(self, task)  # type: ignore[attr-defined]
+        try:
+            _close(task.get_coro())
+        finally:
+            if _PY311:
+                asyncio.tasks._leave_task(self, task)
+            else:
+                asyncio.tasks._swap_current_task(self, previous)  # type: ignore[attr-defined]
 
     # -- what tasks and futures use -----------------------------------------------------------------------------
 
@@ -326,15 +339,17 @@ def _microseconds(seconds: float) -> int:
 
 
 def _close(coro: Any) -> None:
-    # Code that awaits in a finally block swallows one GeneratorExit and has to be told again.
-    for _ in range(100):
-        try:
-            coro.close()
-        except RuntimeError:
-            continue
-        except BaseException:
-            logger.debug("a workflow raised while it was being released", exc_info=True)
-        return
+    # coro.close() would leave behind what awaits in a finally block further down: Released is told to the innermost
+    # await, and again to each await that comes after it.
+    try:
+        for _ in range(100):
+            coro.throw(Released())
+    except (StopIteration, Released):
+        pass
+    except BaseException:
+        logger.debug("a workflow raised while it was being released", exc_info=True)
+    else:
+        logger.warning("a workflow goes on awaiting while it is being released: %r is dropped", coro)
 
 
 def _refuse(name: str) -> Callable[..., Any]:
