@@ -156,21 +156,24 @@ class Journal:
         """
         backoff = Backoff()
         doubtful = False
-        while True:
+        lost: set[UUID] = set()
+        while batch:
             try:
                 if self._connection is None:
                     self._connection = await self._connect()
-                rest = batch
                 if doubtful:
                     landed = await self._landed(self._connection, batch)
-                    rest = [entry for entry in batch if entry.live.id not in landed]
-                    if not rest:
-                        return set()
-                cursor = await self._connection.execute(self._statement, self._parameters(rest), prepare=True)
+                    batch = [entry for entry in batch if entry.live.id not in landed]
+                    doubtful = False
+                    continue
+                cursor = await self._connection.execute(self._statement, self._parameters(batch), prepare=True)
                 rows = await cursor.fetchall()
                 self.commits += 1
-                self.events += sum(len(entry.events) for entry in rest)
-                return {row[0] for row in rows}
+                if not rows:
+                    self.events += sum(len(entry.events) for entry in batch)
+                    break
+                lost.update(row[0] for row in rows)
+                batch = [entry for entry in batch if entry.live.id not in lost]
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
                 logger.info("a commit is tried again: %s", _line(error))
                 await asyncio.sleep(backoff.next())
@@ -184,6 +187,7 @@ class Journal:
                     await self._connection.close()
                     self._connection = None
                 await asyncio.sleep(backoff.next())
+        return lost
 
     async def _landed(self, connection: psycopg.AsyncConnection[Any], batch: list[Entry]) -> set[UUID]:
         """Tell which entries of a batch the lost commit has written after all.
@@ -191,12 +195,14 @@ class Journal:
         An entry without events needs no answer: writing it again does the same again, or finds the run given up,
         as it wanted.
         """
-        asked = [entry.live.hex for entry in batch if entry.events]
-        if not asked:
-            return set()
-        cursor = await connection.execute(load("journal_last_seq"), {"run_ids": plain_array(asked)})
-        last = dict(await cursor.fetchall())
-        return {e.live.id for e in batch if e.events and last.get(e.live.id, 0) >= e.events[-1].seq}
+        asked = [entry for entry in batch if entry.events]
+        parameters = {
+            "run_ids": plain_array([entry.live.hex for entry in asked]),
+            "tokens": plain_array([entry.live.token for entry in asked]),
+            "seqs": plain_array([entry.events[-1].seq for entry in asked]),
+        }
+        cursor = await connection.execute(load("journal_landed"), parameters)
+        return {row[0] for row in await cursor.fetchall()}
 
     def _parameters(self, batch: list[Entry]) -> dict[str, Any]:
         event_runs: list[str] = []

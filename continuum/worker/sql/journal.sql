@@ -1,22 +1,24 @@
 -- One group commit: everything that this worker's runs want recorded, in one statement and so in one transaction.
 --
 -- The fence. "lease" locks the worker's own row against being declared dead (FOR KEY SHARE conflicts with the FOR UPDATE
--- that does so, and with nothing else: renewals pass). "held" keeps the runs whose token is still the one they were claimed
--- with. A run changes hands only by its owner's release, which goes through this very statement, or after its owner was
--- declared dead; so what "held" read cannot change before the commit, without a lock on a single run.
--- Everything else joins "held": for a run that is not held nothing is written at all.
+-- that does so, and with nothing else: renewals pass). "lost" finds the runs whose token or owner is not the one they were
+-- claimed with. A run changes hands only by its owner's release, which goes through this very statement, or after its owner
+-- was declared dead; so what "lost" read cannot change before the commit, without a lock on a single run.
+-- All or nothing: as long as one run is lost nothing at all is written. The answer names the lost ones, and the worker
+-- sends the rest again. That is rare, and spares the common case a join of every record with what is held.
 --
--- Returns the runs that were not held: usually none.
+-- "+ 0" keeps the planner from looking for a run among all those of its owner.
 WITH batch AS MATERIALIZED (
     SELECT b.run_id, b.token
     FROM unnest(%(run_ids)s::uuid[], %(tokens)s::bigint[]) AS b (run_id, token)
 ), lease AS MATERIALIZED (
     SELECT w.id FROM continuum_workers w WHERE w.id = %(worker)s AND w.state <> 'dead' FOR KEY SHARE
-), held AS MATERIALIZED (
-    SELECT r.id AS run_id
-    FROM lease
-    CROSS JOIN batch b
-    JOIN continuum_runs r ON r.id = b.run_id AND r.lease_token = b.token AND r.owner_id = lease.id
+), lost AS MATERIALIZED (
+    SELECT b.run_id
+    FROM batch b
+    WHERE NOT EXISTS (SELECT 1 FROM lease) OR NOT EXISTS (
+        SELECT 1 FROM continuum_runs r WHERE r.id = b.run_id AND r.lease_token + 0 = b.token AND r.owner_id + 0 = %(worker)s
+    )
 ), written AS (
     INSERT INTO continuum_events (run_id, seq, type, command_id, name, data, recorded_at)
     SELECT e.run_id, e.seq, e.type, e.command_id, e.name, e.data, timestamptz 'epoch' + e.time_us * interval '1 microsecond'
@@ -24,15 +26,15 @@ WITH batch AS MATERIALIZED (
         %(event_runs)s::uuid[], %(seqs)s::integer[], %(types)s::text[], %(command_ids)s::text[], %(names)s::text[],
         %(data)s::json[], %(times)s::bigint[]
     ) AS e (run_id, seq, type, command_id, name, data, time_us)
-    JOIN held USING (run_id)
+    WHERE NOT EXISTS (SELECT 1 FROM lost)
 ), consumed AS (
     DELETE FROM continuum_inbox i
-    USING unnest(%(consumed_runs)s::uuid[], %(consumed)s::bigint[]) AS c (run_id, id), held
-    WHERE i.run_id = c.run_id AND i.id = c.id AND held.run_id = c.run_id
+    USING unnest(%(consumed_runs)s::uuid[], %(consumed)s::bigint[]) AS c (run_id, id)
+    WHERE i.run_id = c.run_id AND i.id = c.id AND NOT EXISTS (SELECT 1 FROM lost)
 ), kept AS (
     UPDATE continuum_inbox i SET consumed_at = clock_timestamp()
-    FROM unnest(%(kept_runs)s::uuid[], %(kept)s::bigint[]) AS k (run_id, id), held
-    WHERE i.run_id = k.run_id AND i.id = k.id AND held.run_id = k.run_id
+    FROM unnest(%(kept_runs)s::uuid[], %(kept)s::bigint[]) AS k (run_id, id)
+    WHERE i.run_id = k.run_id AND i.id = k.id AND NOT EXISTS (SELECT 1 FROM lost)
 ), updated AS (
     UPDATE continuum_runs r
     SET state = u.state,
@@ -49,8 +51,7 @@ WITH batch AS MATERIALIZED (
         %(update_runs)s::uuid[], %(states)s::text[], %(keep_owner)s::boolean[], %(waiting_on)s::json[],
         %(next_wakeups)s::bigint[], %(progress)s::json[], %(results)s::json[], %(errors)s::json[],
         %(completed)s::bigint[], %(retention)s::bigint[]
-    ) AS u (run_id, state, keep_owner, waiting_on, next_wakeup_us, progress, result, error, completed_us, retention_us),
-        held
-    WHERE r.id = u.run_id AND held.run_id = u.run_id
+    ) AS u (run_id, state, keep_owner, waiting_on, next_wakeup_us, progress, result, error, completed_us, retention_us)
+    WHERE r.id = u.run_id AND NOT EXISTS (SELECT 1 FROM lost)
 )
-SELECT b.run_id FROM batch b WHERE NOT EXISTS (SELECT 1 FROM held WHERE held.run_id = b.run_id)
+SELECT run_id FROM lost
