@@ -1,0 +1,1 @@
+"""Continuum and its peers, measured side by side on one PostgreSQL: ``python -m benchmarks``, see README.md."""

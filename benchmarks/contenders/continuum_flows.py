@@ -1,0 +1,63 @@
+"""The workflows, for Continuum."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+
+from continuum import activity, sleep_until, wait_signal, workflow
+
+
+@activity
+def add_one(number: int) -> int:
+    return number + 1
+
+
+@activity
+def pass_gate(number: int) -> int:
+    while not os.path.exists(os.environ["BENCHMARK_GATE"]):
+        time.sleep(0.005)
+    return number
+
+
+@activity
+def in_one_second() -> float:
+    return time.time() + 1
+
+
+@activity
+def seconds_since(due: float) -> float:
+    return time.time() - due
+
+
+@workflow(name="five_steps")
+async def five_steps(number: int) -> int:
+    for _ in range(5):
+        number = await add_one(number)
+    return number
+
+
+@workflow(name="one_step")
+async def one_step(number: int) -> int:
+    return await add_one(number)
+
+
+@workflow(name="many_steps")
+async def many_steps(count: int) -> int:
+    number = 0
+    for _ in range(count):
+        number = await add_one(number)
+    return await pass_gate(number)
+
+
+@workflow(name="wait_one")
+async def wait_one(number: int) -> int:
+    return await wait_signal("go")
+
+
+@workflow(name="nap")
+async def nap(number: int) -> float:
+    due = await in_one_second()
+    await sleep_until(datetime.fromtimestamp(due, UTC))
+    return await seconds_since(due)

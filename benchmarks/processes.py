@@ -1,0 +1,75 @@
+"""Worker processes that never outlive the session that started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["ROOT", "Workers"]
+
+ROOT = Path(__file__).resolve().parent.parent
+GRACE = 15.0
+
+
+class Workers:
+    """A few worker processes with one log.
+
+    Args:
+        environment: added to this process's own.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the workers)
+
+    def spawn(self, module: str, *arguments: str) -> None:
+        """Start ``python -m module arguments``."""
+        self._processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                env=self._environment,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a group of its own: its children are stopped with it
+            )
+        )
+
+    def check(self) -> None:
+        """Raise RuntimeError if one of them has ended."""
+        for process in self._processes:
+            if process.poll() is not None:
+                raise RuntimeError(f"a worker ended with status {process.returncode}:\n{self.tail()}")
+
+    def stop(self) -> None:
+        """Ask them to end, and kill those that do not."""
+        self._signal(signal.SIGTERM)
+        for process in self._processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+        self.kill()
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        self._signal(signal.SIGKILL)
+        for process in self._processes:
+            process.wait()
+        self._processes.clear()
+
+    def tail(self, size: int = 2000) -> str:
+        """Return the end of what they have said."""
+        end = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, end - size))
+        return self._log.read().decode(errors="replace").strip()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)

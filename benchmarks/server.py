@@ -1,0 +1,177 @@
+"""The PostgreSQL that everybody is measured on, and what it says about the work done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+
+from continuum.testing.postgres import EmbeddedPostgres
+
+__all__ = ["Address", "Counters", "Observer", "Server"]
+
+# Stock PostgreSQL 18, fsync and synchronous_commit on. Only what would make rounds differ is moved out of the way: the
+# log must not fill up in one round and be checkpointed in the next, and peers open many connections.
+OPTIONS = {
+    "max_connections": 300,
+    "shared_buffers": "256MB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "1h",
+}
+
+
+class Address(NamedTuple):
+    """Where a database is: on a Unix socket, as the superuser."""
+
+    socket: str
+    port: str
+    user: str
+    name: str
+
+    @property
+    def url(self) -> str:
+        """The address as libpq and SQLAlchemy understand it."""
+        return f"postgresql://{self.user}@/{self.name}?host={self.socket}&port={self.port}"
+
+
+class Server:
+    """One embedded server with a template database for each contender; to be used as a context manager.
+
+    Args:
+        commit_delay: microseconds that a commit waits for company (``commit_siblings`` is 0 then); 0 is PostgreSQL's
+            own default.
+    """
+
+    def __init__(self, commit_delay: int = 0) -> None:
+        self._postgres = EmbeddedPostgres.temporary({**OPTIONS, **_delay(commit_delay)})
+        self._commit_delay = commit_delay
+        self._made = 0
+
+    def __enter__(self) -> Server:
+        self._postgres.start()
+        # Waiting for a clone to be written out is no part of anybody's work.
+        self._admin = psycopg.connect(self.address("postgres").url, autocommit=True)
+        self._admin.execute("CREATE EXTENSION IF NOT EXISTS pg_walinspect")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._admin.close()
+        self._postgres.stop()
+
+    def address(self, name: str) -> Address:
+        """Return where the database ``name`` is."""
+        settings = self._postgres.django_database(name)
+        return Address(settings["HOST"], settings["PORT"], settings["USER"], name)
+
+    def create(self, name: str, template: str | None = None) -> Address:
+        """Create a database, empty or as a copy of another."""
+        self._admin.execute(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+        return self.address(name)
+
+    def fresh(self, template: str) -> Address:
+        """Return a new copy of a template database."""
+        self._made += 1
+        return self.create(f"round_{self._made}", template)
+
+    def drop(self, address: Address) -> None:
+        """Drop a database, whoever is still connected."""
+        self._admin.execute(f'DROP DATABASE IF EXISTS "{address.name}" WITH (FORCE)')
+
+    def set_commit_delay(self, microseconds: int | None) -> None:
+        """Set ``commit_delay`` for sessions from now on; None goes back to what the server was started with."""
+        for name, value in _delay(self._commit_delay if microseconds is None else microseconds).items():
+            self._admin.execute(f"ALTER SYSTEM SET {name} = {value}")
+        self._admin.execute("SELECT pg_reload_conf()")
+
+
+def _delay(microseconds: int) -> dict[str, int]:
+    return {"commit_delay": microseconds, "commit_siblings": 0 if microseconds else 5}
+
+
+class Counters(NamedTuple):
+    """What the server did between two moments."""
+
+    commits: int
+    wal_records: int
+    wal_bytes: int
+
+
+class Observer:
+    """Watches one database from a connection of its own.
+
+    Args:
+        address: the database.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._connection = psycopg.connect(address.url, autocommit=True)
+        self._server = psycopg.connect(address._replace(name="postgres").url, autocommit=True)
+        self._name = address.name
+        self.looks = 0
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+        self._server.close()
+
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        self.looks += 1
+        return self._connection.execute(query, parameters).fetchall()
+
+    def value(self, query: str, parameters: Sequence[Any] = ()) -> Any:
+        """Return the one value of a query."""
+        return self.rows(query, parameters)[0][0]
+
+    def lsn(self) -> str:
+        """Return where the log stands."""
+        return self._server.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()[0]  # type: ignore[index]
+
+    def written(self, start: str, end: str) -> Counters:
+        """Return what the log holds between two positions. Commits that wrote nothing leave no trace there."""
+        # The end of what is flushed, which may lie a little before the end of what is inserted.
+        row = self._server.execute(
+            """
+            SELECT
+                coalesce(sum(count) FILTER (WHERE "resource_manager/record_type" LIKE 'Transaction/COMMIT%%'), 0)::int,
+                coalesce(sum(count), 0)::int,
+                (%(end)s::pg_lsn - %(start)s::pg_lsn)::bigint
+            FROM pg_get_wal_stats(%(start)s, least(%(end)s::pg_lsn, pg_current_wal_flush_lsn()), true)
+            """,
+            {"start": start, "end": end},
+        ).fetchone()
+        return Counters(*row)  # type: ignore[misc]
+
+    def transactions(self) -> int:
+        """Return how many transactions the database has seen, those that only read included, and ours left out.
+
+        Sessions report theirs with a delay, and for certain when they end: ask when the workers have stopped.
+        """
+        row = self._server.execute(
+            "SELECT xact_commit FROM pg_stat_database WHERE datname = %s", (self._name,)
+        ).fetchone()
+        return row[0] - self.looks  # type: ignore[index]
+
+    def wait(self, condition: Callable[[], bool], what: str, *, timeout: float = 120.0, pause: float = 0.01) -> float:
+        """Wait until ``condition()`` holds.
+
+        Args:
+            condition: asked again and again.
+            what: what is waited for, for the error.
+            timeout: seconds.
+            pause: seconds between two looks.
+
+        Returns:
+            When it was seen to hold, by ``time.perf_counter()``.
+
+        Raises:
+            TimeoutError: it did not come to hold in time.
+        """
+        deadline = time.perf_counter() + timeout
+        while not condition():
+            if time.perf_counter() > deadline:
+                raise TimeoutError(f"waited {timeout:g} s in vain until {what}")
+            time.sleep(pause)
+        return time.perf_counter()
