@@ -10,16 +10,22 @@ import time
 
 __all__ = ["Clock"]
 
-# Differences below this are the round trip's noise; following them would only make time wobble.
-_NOISE_US = 2_000
+# How fast two clocks may drift apart: 50 microseconds a second is what cheap quartz is good for.
+_DRIFT = 50e-6
 
 
 class Clock:
-    """Database time in integer microseconds since the epoch. Never goes back."""
+    """Database time in integer microseconds since the epoch. Never goes back.
+
+    An answer that took ``r`` to arrive tells the difference to within ``r / 2`` (F. Cristian, "Probabilistic clock
+    synchronization", 1989). An estimate is replaced only by one that is at least as good by then, so that a slow answer
+    on a busy machine does not spoil a good one.
+    """
 
     def __init__(self) -> None:
         self._offset_us = time.time_ns() // 1000 - time.monotonic_ns() // 1000
-        self._synchronised = False
+        self._error_us = float("inf")
+        self._estimated_us = 0
         self._last_us = 0
 
     def now_us(self) -> int:
@@ -29,13 +35,11 @@ class Clock:
             self._last_us = now
         return self._last_us
 
-    def synchronise(self, database_time_us: int) -> None:
-        """Follow the database, which has just said this is the time."""
-        offset = database_time_us - time.monotonic_ns() // 1000
-        if not self._synchronised or abs(offset - self._offset_us) > _NOISE_US:
-            self._offset_us = offset
-            self._synchronised = True
-
-    def monotonic(self, time_us: int) -> float:
-        """Return the instant ``time_us`` in terms of ``time.monotonic()``."""
-        return (time_us - self._offset_us) / 1e6
+    def synchronise(self, database_time_us: int, round_trip_us: int) -> None:
+        """Follow the database, whose answer has just arrived, ``round_trip_us`` after it was asked for."""
+        received_us = time.monotonic_ns() // 1000
+        error_us = round_trip_us / 2
+        if error_us <= self._error_us + (received_us - self._estimated_us) * _DRIFT:
+            self._offset_us = database_time_us - (received_us - round_trip_us // 2)
+            self._error_us = error_us
+            self._estimated_us = received_us

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import json
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -19,9 +17,9 @@ from uuid import UUID
 from continuum.core.commands import Command
 from continuum.core.definitions import registry
 from continuum.core.execution import Execution, Outcome
-from continuum.core.history import Event, EventType
+from continuum.core.history import Event
 from continuum.exceptions import ReplayDriftError
-from continuum.worker import rows
+from continuum.worker import rows, setbacks
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.attempts import Attempts
 from continuum.worker.claims import ClaimedRun
@@ -33,14 +31,10 @@ from continuum.worker.timers import Timers
 
 __all__ = ["Engine"]
 
-logger = logging.getLogger("continuum.worker")
-
 # How long work may keep the loop before others get a turn, in seconds.
 SLICE = 0.005
 # Events replayed before others get a turn.
 REPLAY_CHUNK = 200
-# How long a run that broke the engine is left alone, in microseconds.
-QUARANTINE_US = 30_000_000
 
 
 class Engine:
@@ -114,9 +108,11 @@ class Engine:
                 try:
                     fn(live, *args)
                 except ReplayDriftError as drift:
-                    self._park(live, drift)
+                    setbacks.park(self.journal, live, drift)
+                    self._leave(live)
                 except Exception:
-                    self._quarantine(live)
+                    setbacks.quarantine(self.journal, self._clock, live)
+                    self._leave(live)
             if time.monotonic() > until:
                 break
         if work:
@@ -148,7 +144,7 @@ class Engine:
 
     def _begin(self, live: LiveRun, history: list[Event], messages: list[Message]) -> None:
         cancelled = None if history else next((m for m in messages if m.kind == "cancel"), None)
-        live.execution.begin(live.claimed_us, history, cancelled=None if cancelled is None else _reason(cancelled))
+        live.execution.begin(live.claimed_us, history, cancelled=None if cancelled is None else cancelled.reason)
         self._replay(live, messages)
 
     def _replay(self, live: LiveRun, messages: list[Message]) -> None:
@@ -190,7 +186,7 @@ class Engine:
             if message.kind == "signal":
                 execution.signal_received(message.name or "", message.payload or "null", now_us)
             elif message.kind == "cancel":
-                execution.cancel_requested(_reason(message), now_us)
+                execution.cancel_requested(message.reason, now_us)
             else:
                 logger.warning("run %s: a message of unknown kind %r is dropped", live.id, message.kind)
         self.advance(live)
@@ -285,17 +281,7 @@ class Engine:
         if entry.last_resort:
             self.lose(live)  # even the report of the failure is refused: the lease's end has to free the run
             return
-        if not entry.events:
-            entry = self.journal.entry(live)
-            entry.update = rows.quarantined(self._clock.now_us() + QUARANTINE_US)
-        else:
-            first = entry.events[0]
-            failure = Event(first.seq, EventType.RUN_FAILED, None, None, '{"type":"JournalError"}', first.time_us)
-            self.journal.drop(live)
-            entry = self.journal.entry(live)
-            entry.events = [failure]
-            entry.update = rows.refused(live, failure, error)
-        entry.last_resort = True
+        setbacks.record_refusal(self.journal, self._clock, live, entry, error)
         self._leave(live)
 
     # -- leaving ------------------------------------------------------------------------------------------------
@@ -311,17 +297,6 @@ class Engine:
         live.leaving = True
         self.attempts.abandon_all(live)
         live.execution.close()
-
-    def _park(self, live: LiveRun, drift: ReplayDriftError) -> None:
-        logger.error("%s", drift)
-        self.journal.entry(live).update = rows.parked(live, drift)
-        self._leave(live)
-
-    def _quarantine(self, live: LiveRun) -> None:
-        logger.exception("run %s: an unexpected error; the run is left alone for a while", live.id)
-        self.journal.drop(live)
-        self.journal.entry(live).update = rows.quarantined(self._clock.now_us() + QUARANTINE_US)
-        self._leave(live)
 
     def release(self, live: LiveRun) -> None:
         """Give a run back: its row says all that another worker, or this one, needs to go on."""
@@ -402,7 +377,3 @@ class Engine:
             self._change.clear()
             await self._change.wait()
         await self.journal.flush()
-
-
-def _reason(message: Message) -> str:
-    return str(json.loads(message.payload or "{}").get("reason") or "")

@@ -48,10 +48,12 @@ class RenewResult:
     Attributes:
         alive: False when the node was declared dead, or its row is gone.
         database_time_us: the server's clock, in microseconds since the epoch; 0 when not alive.
+        round_trip_us: how long the answer took, in microseconds.
     """
 
     alive: bool
     database_time_us: int
+    round_trip_us: int = 0
 
 
 class Lease:
@@ -121,7 +123,7 @@ class Lease:
             self.valid_until_monotonic = float("-inf")
             return RenewResult(False, 0)
         self._extend(sent)
-        return RenewResult(True, row[0])
+        return RenewResult(True, row[0], round((time.monotonic() - sent) * 1e6))
 
     async def mark_draining(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Show that this node takes no more work."""

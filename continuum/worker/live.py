@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -22,6 +23,11 @@ class Message(NamedTuple):
     command_id: str | None
     payload: str | None
     delivery_id: str | None
+
+    @property
+    def reason(self) -> str:
+        """Why, in a request to cancel."""
+        return str(json.loads(self.payload or "{}").get("reason") or "")
 
 
 class RowUpdate(NamedTuple):

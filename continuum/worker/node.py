@@ -263,7 +263,8 @@ class _Session:
         """Give everything back: current activities may end first, new ones do not begin."""
         self.engine.draining = True
         try:
-            async with asyncio.timeout(self.options.drain_timeout):
+            # The executor needs a moment beyond its own deadline to end cancelled tasks and tidy connections.
+            async with asyncio.timeout(self.options.drain_timeout + 2):
                 await self.intake.use(self.lease.mark_draining)
                 left = await self.executor.close(self.options.drain_timeout)
         except TimeoutError:
@@ -286,7 +287,7 @@ class _Session:
         return 0
 
     def _on_renewed(self, result: RenewResult) -> None:
-        self.clock.synchronise(result.database_time_us)
+        self.clock.synchronise(result.database_time_us, result.round_trip_us)
 
     def _on_lost(self, reason: str) -> None:
         self.lost_because = reason

@@ -1,0 +1,49 @@
+"""Runs that cannot go on as they are: parked, left alone for a while, or failed because their record is refused.
+
+Each of them leaves its worker with a row that says why; none of them may hold up another run.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from continuum.core.history import Event, EventType
+from continuum.exceptions import ReplayDriftError
+from continuum.worker import rows
+from continuum.worker.clock import Clock
+from continuum.worker.journal import Journal
+from continuum.worker.live import Entry, LiveRun
+
+__all__ = ["park", "quarantine", "record_refusal"]
+
+logger = logging.getLogger("continuum.worker")
+
+# How long a run that broke the engine is left alone, in microseconds.
+QUARANTINE_US = 30_000_000
+
+
+def park(journal: Journal, live: LiveRun, drift: ReplayDriftError) -> None:
+    """History and code disagree: nothing is recorded, and the run waits for other code."""
+    logger.error("%s", drift)
+    journal.entry(live).update = rows.parked(live, drift)
+
+
+def quarantine(journal: Journal, clock: Clock, live: LiveRun) -> None:
+    """The engine itself failed on this run: log why, and let it be tried again later, from what is durable."""
+    logger.exception("run %s: an unexpected error; the run is left alone for a while", live.id)
+    journal.drop(live)
+    journal.entry(live).update = rows.quarantined(clock.now_us() + QUARANTINE_US)
+
+
+def record_refusal(journal: Journal, clock: Clock, live: LiveRun, entry: Entry, error: Exception) -> None:
+    """PostgreSQL refuses what the run wants recorded: have the run end as failed, in place of what was refused."""
+    journal.drop(live)
+    instead = journal.entry(live)
+    if entry.events:
+        first = entry.events[0]
+        failure = Event(first.seq, EventType.RUN_FAILED, None, None, '{"type":"JournalError"}', first.time_us)
+        instead.events = [failure]
+        instead.update = rows.refused(live, failure, error)
+    else:
+        instead.update = rows.quarantined(clock.now_us() + QUARANTINE_US)
+    instead.last_resort = True
