@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -30,6 +31,8 @@ from continuum.worker.summaries import Summaries
 from continuum.worker.timers import Timers
 
 __all__ = ["Engine"]
+
+logger = logging.getLogger("continuum.worker")
 
 # How long work may keep the loop before others get a turn, in seconds.
 SLICE = 0.005
