@@ -83,6 +83,7 @@ class Engine:
         self.draining = False
         self.finished = 0
         self._change = asyncio.Event()
+        self._removed: list[Entry] = []  # entries made durable since the last read of the inbox began
         self.attempts = Attempts(self, clock, timers, self._change.set)
         self.summaries = Summaries(lambda: self.journal, self._make_room)
         self._work: deque[tuple[Callable[..., None], LiveRun, tuple[Any, ...]]] = deque()
@@ -142,11 +143,16 @@ class Engine:
         self.live[live.id] = live
         self.set_active(live, True)
         live.replaying = True
+        live.seen.update(message.id for message in messages)
         self._make_room()
-        self.post(self._begin, live, history, messages)
+        self.post(self._begin, live, history, messages, claimed.is_new)
 
-    def _begin(self, live: LiveRun, history: list[Event], messages: list[Message]) -> None:
-        cancelled = None if history else next((m for m in messages if m.kind == "cancel"), None)
+    def _begin(self, live: LiveRun, history: list[Event], messages: list[Message], is_new: bool) -> None:
+        # Only of a run that nobody claimed before is it certain that its code has done nothing yet: one without history
+        # may have begun an activity, and be due to clean up.
+        cancelled = next((m for m in messages if m.kind == "cancel"), None) if is_new else None
+        if cancelled is not None:
+            self.journal.entry(live).consumed.append(cancelled.id)
         live.execution.begin(live.claimed_us, history, cancelled=None if cancelled is None else cancelled.reason)
         self._replay(live, messages)
 
@@ -157,21 +163,33 @@ class Engine:
         live.replaying = False
         if live.deadline_us is not None:
             self._timers.schedule(live.deadline_us, self._on_deadline, live)
-        self.advance(live)
+        # Messages first: what they cancel must not be started once more.
         if messages:
             self._deliver(live, messages)
+        else:
+            self.advance(live)
 
     # -- what happens -------------------------------------------------------------------------------------------
+
+    def reading(self) -> None:
+        """To be called when a read of the inbox begins; there is one read at a time.
+
+        A read may show what was removed after it began. Only one that begins now cannot show what was removed by now.
+        """
+        removed, self._removed = self._removed, []
+        for entry in removed:
+            entry.live.seen.difference_update(entry.consumed, entry.kept)
 
     def deliver(self, messages: Iterable[Message]) -> None:
         """Hand over unread messages; those for runs that are not live here are left where they are."""
         by_run: dict[UUID, list[Message]] = {}
         for message in messages:
-            by_run.setdefault(message.run_id, []).append(message)
+            live = self.live.get(message.run_id)
+            if live is not None and message.id not in live.seen:
+                live.seen.add(message.id)
+                by_run.setdefault(message.run_id, []).append(message)
         for run_id, of_run in by_run.items():
-            live = self.live.get(run_id)
-            if live is not None:
-                self.post(self._deliver, live, of_run)
+            self.post(self._deliver, self.live[run_id], of_run)
 
     def _deliver(self, live: LiveRun, messages: list[Message]) -> None:
         if live.replaying:
@@ -180,9 +198,8 @@ class Engine:
         execution = live.execution
         now_us = self._clock.now_us()
         for message in messages:
-            if message.id in live.seen or execution.outcome is not None:
-                continue
-            live.seen.add(message.id)
+            if execution.outcome is not None:
+                break
             entry = self.journal.entry(live)
             # A message with a delivery id stays, marked, so that a repeat of it is recognised.
             (entry.consumed if message.delivery_id is None else entry.kept).append(message.id)
@@ -254,7 +271,8 @@ class Engine:
             live.unacknowledged -= 1
             if live.last_entry is entry:
                 live.last_entry = None
-            live.seen.difference_update(entry.consumed, entry.kept)
+            if entry.consumed or entry.kept:
+                self._removed.append(entry)
             if live.gone:
                 continue
             update = entry.update

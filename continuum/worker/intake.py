@@ -177,6 +177,7 @@ class Intake:
         again = [run.identity.id for run in claimed if not run.is_new]
         histories = await claims.load_histories(connection, again) if again else {}
         mail: dict[UUID, list[Message]] = {}
+        self._engine.reading()
         for message in await claims.unread_of_runs(connection, [run.identity.id for run in claimed]):
             mail.setdefault(message.run_id, []).append(message)
         for run in claimed:
@@ -194,6 +195,7 @@ class Intake:
     async def _read(self, connection: psycopg.AsyncConnection[Any]) -> None:
         run_ids, everything = self._news_of, self._news_of_all
         self._news_of, self._news_of_all = set(), False
+        self._engine.reading()
         try:
             if everything:
                 messages = await claims.unread_of_worker(connection, self._worker_id, MOST_POLLED)

@@ -69,7 +69,7 @@ class LiveRun:
         last_entry: the newest entry that is not durable yet, or None.
         unacknowledged: entries handed to the journal that are not durable yet.
         attempts: running or queued local attempts by command id.
-        seen: inbox ids that were taken up but whose removal is not durable yet.
+        seen: inbox ids that were taken up and that a read may still show.
         timer_us: the earliest instant the timers will call back for this run.
         touched: when it last did something, by ``time.monotonic()``.
         summary: what its row last said while the run was live.
