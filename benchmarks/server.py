@@ -119,7 +119,7 @@ class Observer:
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
         self.looks += 1
-        return self._connection.execute(query, parameters).fetchall()
+        return self._connection.execute(query, parameters or None).fetchall()
 
     def value(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         """Return the one value of a query."""

@@ -140,7 +140,7 @@ class Contender(ABC):
             raise AssertionError(f"{len(wrong)} of {len(runs)} runs have not the right result, e.g. {wrong[0]}")
 
     def close(self) -> None:
-        """Stop everything."""
-        self.workers.stop()
+        """Stop everything; nobody is interested in how the workers end."""
+        self.workers.kill()
         self.disconnect()
         self.observer.close()
