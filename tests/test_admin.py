@@ -15,6 +15,7 @@ from continuum.admin import pagination, wording
 from continuum.admin.runs import id_bounds
 from continuum.ids import uuid7
 from continuum.models import HistoryEvent, Run, Worker, WorkflowVersion
+from tests.factories import HistoryEventFactory, RunFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -60,13 +61,12 @@ def run_page(get):
     return lambda run, **query: str(Page(get("admin:continuum_run_change", run.pk, **query).content.decode()))
 
 
-def make_run(**fields):
-    return Run.objects.create(**{"workflow": "shop.order_flow"} | fields)
+make_run = RunFactory
 
 
 def make_events(run, count, **fields):
-    common = {"type": "activity_completed", "command_id": "0:1", "name": "charge", "recorded_at": NOW} | fields
-    HistoryEvent.objects.bulk_create(HistoryEvent(run_id=run.id, seq=seq, **common) for seq in range(1, count + 1))
+    HistoryEventFactory.reset_sequence(0)
+    HistoryEvent.objects.bulk_create(HistoryEventFactory.build_batch(count, run=run, **{"recorded_at": NOW} | fields))
 
 
 def listed(response):

@@ -23,6 +23,7 @@ from continuum.models import (
     Worker,
     WorkflowVersion,
 )
+from tests.factories import RunFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -35,8 +36,7 @@ def rows(sql, *params):
         return cursor.fetchall()
 
 
-def make_run(**fields):
-    return Run.objects.create(**{"workflow": "shop.order"} | fields)
+make_run = RunFactory
 
 
 def record(run_id, *seqs, **fields):

@@ -1,9 +1,10 @@
 """The tables, but for what makes runs searchable."""
 
+from datetime import UTC, datetime
+
 import django.db.models.functions.datetime
 from django.core.exceptions import ImproperlyConfigured
 from django.db import migrations, models
-from django.utils import timezone
 
 import continuum.fields
 import continuum.ids
@@ -42,7 +43,7 @@ def require_postgresql(apps, schema_editor):
 
 def create_partitions(apps, schema_editor):
     with schema_editor.connection.cursor() as cursor:
-        ensure_partitions(cursor, timezone.now())
+        ensure_partitions(cursor, datetime.now(UTC))
 
 
 class Migration(migrations.Migration):
