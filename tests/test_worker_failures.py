@@ -1,10 +1,13 @@
-"""What must hold when things go wrong at the worst moment: each test forces one bad interleaving or one kind of error."""
+"""What must hold when things go wrong at the worst moment: each test forces one interleaving or one kind of error."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 
+import psycopg
 import pytest
+from django.db import connection
 
 import continuum
 from continuum.worker import claims
@@ -75,3 +78,84 @@ class TestCancel:
         assert state_of(run) == "cancelled"
         assert marks("c") == ["c:cleaned"]
 
+
+@contextmanager
+def events_refused(condition, error_code):
+    """Have PostgreSQL raise an error, the first three times that an event fulfils a condition."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SEQUENCE refusals")
+        cursor.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN IF nextval('refusals') <= 3 THEN RAISE EXCEPTION 'not now' USING ERRCODE = '"
+            f"{error_code}'; END IF; RETURN NEW; END $$"
+        )
+        cursor.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON continuum_events FOR EACH ROW "
+            f"WHEN ({condition}) EXECUTE FUNCTION refuse()"
+        )
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TRIGGER refuse ON continuum_events")
+            cursor.execute("DROP FUNCTION refuse")
+            cursor.execute("DROP SEQUENCE refusals")
+
+
+class Cut:
+    """A connection that breaks in the middle of its first commit of events, on which the server goes on working.
+
+    The server ends it as soon as somebody else waits for it.
+    """
+
+    def __init__(self, real, watcher, cuts):
+        self.real, self.watcher, self.cuts = real, watcher, cuts
+        self.closed = False
+
+    async def execute(self, statement, parameters=None, **options):
+        if self.cuts or parameters["event_runs"] == "{}":
+            return await self.real.execute(statement, parameters, **options)
+        await self.real.set_autocommit(False)
+        await self.real.execute(statement, parameters)
+        self.cuts.append(asyncio.create_task(self._end_when_waited_for()))
+        self.closed = True
+        raise psycopg.OperationalError("cut off")
+
+    async def _end_when_waited_for(self):
+        await eventually_async(self._somebody_waits)
+        await self.real.commit()
+        await self.real.close()
+        await self.watcher.close()
+
+    async def _somebody_waits(self):
+        cursor = await self.watcher.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return (await cursor.fetchone())[0]
+
+    async def close(self):
+        if not self.closed:  # the one that was cut closes when it has ended
+            await self.real.close()
+            await self.watcher.close()
+
+
+class TestJournal:
+    @pytest.mark.parametrize("error_code", ["57014", "55P03", "58030"])
+    def test_no_run_fails_for_an_error_that_is_not_its_own(self, error_code):
+        run = continuum.start(flows.five_steps, 1)
+        with events_refused("true", error_code):
+            run_until_idle()
+            assert continuum.result(run) == 6
+
+    def test_a_commit_that_ends_after_its_connection_broke_is_recognised(self):
+        with worker() as running:
+            journal, cuts = running.node.engine.journal, []
+            connect = journal._connect
+
+            async def connect_to_be_cut():
+                return Cut(await connect(), await connect(), cuts)
+
+            journal._connect = connect_to_be_cut
+            run = continuum.start(flows.effects, "cut", 3)
+            assert continuum.result(run, timeout=10) == ["cut:0", "cut:1", "cut:2"]
+            assert cuts
+        assert types_of(run) == ["activity_completed"] * 3 + ["run_completed"]
+        assert marks("cut") == ["cut:0", "cut:1", "cut:2"]

@@ -127,18 +127,27 @@ class Journal:
         return batch
 
     async def _commit(self, batch: list[Entry]) -> None:
-        try:
-            lost = await self._write(batch)
-        except psycopg.Error as error:
-            # Something in the batch is not acceptable. Halve until the culprit stands alone: its neighbours go on.
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                await self._commit(batch[:middle])
-                await self._commit(batch[middle:])
-            else:
-                logger.error("run %s: PostgreSQL refused its record: %s", batch[0].live.id, _line(error))
-                self._on_refused(batch[0].live, batch[0], error)
-            return
+        backoff = Backoff()
+        while True:
+            try:
+                lost = await self._write(batch)
+                break
+            except (psycopg.Error, ValueError) as error:  # ValueError: text that has no encoding
+                # Something in the batch is not acceptable. Halve until the culprit stands alone: its neighbours go on.
+                if len(batch) > 1:
+                    middle = len(batch) // 2
+                    await self._commit(batch[:middle])
+                    await self._commit(batch[middle:])
+                    return
+                if not _will_pass(error):
+                    logger.error("run %s: PostgreSQL refused its record: %s", batch[0].live.id, _line(error))
+                    self._on_refused(batch[0].live, batch[0], error)
+                    return
+                logger.warning("a commit failed and is tried again: %s", _line(error))
+            if self._connection is not None:
+                await self._connection.close()
+                self._connection = None
+            await asyncio.sleep(backoff.next())
         durable = []
         for entry in batch:
             if lost and entry.live.id in lost:
@@ -155,7 +164,7 @@ class Journal:
             set: ids of the runs this worker does not hold any more.
         """
         backoff = Backoff()
-        doubtful = False
+        doubtful = broken = False
         lost: set[UUID] = set()
         while batch:
             try:
@@ -174,6 +183,11 @@ class Journal:
                     break
                 lost.update(row[0] for row in rows)
                 batch = [entry for entry in batch if entry.live.id not in lost]
+            except psycopg.errors.UniqueViolation:
+                if not broken:
+                    raise
+                # The server was still at work on the commit whose connection broke, when we looked for its records.
+                doubtful, broken = True, False
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
                 logger.info("a commit is tried again: %s", _line(error))
                 await asyncio.sleep(backoff.next())
@@ -183,7 +197,7 @@ class Journal:
                 logger.warning("the journal's connection broke, trying again: %s", _line(error))
                 if self._connection is not None:
                     # Whether the commit took place is not known: look before writing again.
-                    doubtful = True
+                    doubtful = broken = True
                     await self._connection.close()
                     self._connection = None
                 await asyncio.sleep(backoff.next())
@@ -262,6 +276,14 @@ def _is_connection_trouble(error: BaseException, connection: psycopg.AsyncConnec
     sqlstate = getattr(error, "sqlstate", None)
     # 08 connection exception, 53 insufficient resources, 57P administrator's shutdown, 25006 read-only standby
     return sqlstate is None or sqlstate[:2] in ("08", "53") or sqlstate[:3] == "57P" or sqlstate == "25006"
+
+
+def _will_pass(error: BaseException) -> bool:
+    """Tell an error that says nothing about the record from one that does: no run may fail for the former."""
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    # A statement cancelled or timed out, a lock not had in time, a prepared statement that is gone or out of date; 58:
+    # trouble with the disk.
+    return sqlstate in ("57014", "55P03", "26000", "42P05", "0A000") or sqlstate[:2] == "58"
 
 
 def _line(error: BaseException) -> str:

@@ -52,6 +52,8 @@ WITH batch AS MATERIALIZED (
         %(next_wakeups)s::bigint[], %(progress)s::json[], %(results)s::json[], %(errors)s::json[],
         %(completed)s::bigint[], %(retention)s::bigint[]
     ) AS u (run_id, state, keep_owner, waiting_on, next_wakeup_us, progress, result, error, completed_us, retention_us)
-    WHERE r.id = u.run_id AND NOT EXISTS (SELECT 1 FROM lost)
+    -- The owner once more, since this is checked again on a row that had to be waited for: a statement of ours that was
+    -- cut off, and which the server is still at work on, must not write over what came after it.
+    WHERE r.id = u.run_id AND r.owner_id + 0 = %(worker)s AND NOT EXISTS (SELECT 1 FROM lost)
 )
 SELECT run_id FROM lost
