@@ -120,7 +120,10 @@ class Effect(Coroutine[Any, Any, Any]):
         return (self._driver or self.__await__()).send(value)
 
     def throw(self, *exc_info: Any) -> Any:
-        return (self._driver or self.__await__()).throw(*exc_info)
+        try:
+            return (self._driver or self.__await__()).throw(*exc_info)
+        finally:
+            del exc_info  # or the exception, its traceback and this frame would keep each other alive
 
     def close(self) -> None:
         if self._driver is not None:

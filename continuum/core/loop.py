@@ -85,6 +85,12 @@ class Handle:
 
     def cancel(self) -> None:
         self._cancelled = True
+        self._forget()
+
+    def _forget(self) -> None:
+        # What is not going to be called is let go, as asyncio does it: a callback often leads back to its handle.
+        self._callback: Any = None
+        self._args = ()
 
     def cancelled(self) -> bool:
         return self._cancelled
@@ -114,8 +120,12 @@ class TimerHandle(Handle):
     def cancel(self) -> None:
         if not self._cancelled:
             self._cancelled = True
-            if self.command is not None and not self._loop.closing:
-                self._loop.execution.abandon(self.command)
+            self._forget()
+            command, self.command = self.command, None
+            if command is not None:
+                command.handle = None
+                if not self._loop.closing:
+                    self._loop.execution.abandon(command)
 
 
 class DeterministicLoop(asyncio.AbstractEventLoop):
@@ -176,6 +186,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     self._close_task(task)
+                    waited_for = task._fut_waiter  # type: ignore[attr-defined]
+                    if waited_for is not None:
+                        waited_for.cancel()  # it and the task hold each other
             for generator in reversed(generators):
                 _close(generator.aclose())
         finally:
@@ -235,6 +248,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         if not handle._cancelled:
             handle._cancelled = True  # from now on cancelling it has nothing to abandon
             self.call_soon(handle._callback, *handle._args, context=handle._context)
+            handle.command = None
+            handle._forget()
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)

@@ -59,8 +59,17 @@ def _canonical(value: Any) -> Any:
 
 
 def _code(code: CodeType) -> str:
-    constants = [_code(c) if isinstance(c, CodeType) else ascii(c) for c in code.co_consts]
-    return f"{code.co_code.hex()}|{constants}|{code.co_names!r}"
+    return f"{code.co_code.hex()}|{[_constant(value) for value in code.co_consts]}|{code.co_names!r}"
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, CodeType):
+        return _code(value)
+    if isinstance(value, frozenset):
+        return f"{sorted(map(_constant, value))}"
+    if isinstance(value, tuple):
+        return f"{tuple(map(_constant, value))}"
+    return ascii(value)
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
