@@ -32,7 +32,7 @@ def main() -> int:
     options = _options()
     every: list[Results] = []
     began = time.monotonic()
-    with Server(options.commit_delay) as server:
+    with Server(options.commit_delay, options.directory) as server:
         missing = _install(server, options.contenders)
         for name in options.only:
             every.append(_measured(server, name, options, missing))
@@ -45,17 +45,20 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", type=_names(workloads.WORKLOADS), default=list(workloads.WORKLOADS), metavar="W1,W2")
+    parser.add_argument("--only", type=_names(workloads.WORKLOADS), metavar="W1,W2", help="some workloads only")
     parser.add_argument("--contenders", type=_names(CONTENDERS), default=list(CONTENDERS), metavar="A,B")
     parser.add_argument("--configurations", type=_names(("default", "tuned")), default=["default", "tuned"])
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each contender (3; 1 with --quick)")
     parser.add_argument("--processes", type=int, metavar="N", help="worker processes of Continuum (its own default)")
     parser.add_argument("--commit-delay", type=int, default=0, metavar="US", help="for the server as a whole")
+    parser.add_argument("--directory", type=Path, help="where PostgreSQL keeps its files: /dev/shm takes the disk out")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round, peers tuned only: under a minute")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there as well")
     options = parser.parse_args()
     if options.quick:
         options.configurations = ["tuned"]
+        options.only = options.only or [name for name in workloads.WORKLOADS if name != "w1d"]
+    options.only = options.only or list(workloads.WORKLOADS)
     options.rounds = options.rounds or (1 if options.quick else 3)
     return options
 
@@ -99,12 +102,14 @@ def _measured(server: Server, name: str, options: argparse.Namespace, missing: d
                 results.failures[label] = missing[contender]
             if label in results.failures:
                 continue
+            results.floor.append(server.commits_a_second())
             answer = _round(server, workload, name, contender, configuration, options)
             if "error" in answer:
                 results.failures[label] = answer["error"]
             else:
                 results.rounds[label].append(answer["figures"])
-            print(f"  {name} round {number + 1} {label}: {_short(answer)}", file=sys.stderr, flush=True)
+            floor = f"{results.floor[-1]:,.0f} commits/s"
+            print(f"  {name} {number + 1}, {floor}, {label}: {_short(answer)}", file=sys.stderr, flush=True)
     return results
 
 
@@ -168,6 +173,8 @@ def _short(answer: dict[str, Any]) -> str:
 def _preface(options: argparse.Namespace) -> Iterator[str]:
     python = f"Python {platform.python_version()}, {os.cpu_count()} cores"
     yield f"{date.today():%Y-%m-%d}, {python}, {options.rounds} rounds."
+    if options.directory:
+        yield f"PostgreSQL's files lie in {options.directory}."
     yield ""
     for contender in options.contenders:
         try:

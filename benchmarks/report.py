@@ -11,6 +11,7 @@ __all__ = ["OURS", "Results", "markdown", "text"]
 
 OURS = "continuum"
 HEADINGS = ("figure", "contender", "median", "min", "max", "Continuum is")
+FLOOR = "(commits/s, one connection, before each round)"
 LONGEST_FAILURE = 300
 
 
@@ -23,9 +24,13 @@ class Results:
     figures: tuple[Figure, ...]
     rounds: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    floor: list[float] = field(default_factory=list)
+    """Single-row commits a second on one connection, just before each round: how the disk was."""
 
     def lines(self) -> Iterator[tuple[str, ...]]:
         """Yield the lines of the table. A contender that failed in any round has no figures."""
+        if self.floor:
+            yield (FLOOR, "PostgreSQL", *_spread_cells(Spread.of(self.floor)), "")
         for figure in self.figures:
             for contender in self.rounds:
                 spread = self._spread(contender, figure)
@@ -38,7 +43,7 @@ class Results:
                 yield (
                     figure.title,
                     contender,
-                    *(_number(value) for value in (spread.median, spread.low, spread.high)),
+                    *_spread_cells(spread),
                     "" if factor is None else f"{factor:.1f} ×",
                 )
 
@@ -78,6 +83,10 @@ def markdown(every: Iterable[Results], preface: Iterable[str]) -> str:
 
 def _cell(why: str) -> str:
     return why[:LONGEST_FAILURE].replace("|", "\\|")
+
+
+def _spread_cells(spread: Spread) -> tuple[str, ...]:
+    return tuple(_number(value) for value in (spread.median, spread.low, spread.high))
 
 
 def _number(value: float) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
@@ -20,6 +23,8 @@ OPTIONS = {
     "max_wal_size": "8GB",
     "checkpoint_timeout": "1h",
 }
+
+FLOOR_SECONDS = 0.2
 
 
 class Address(NamedTuple):
@@ -42,23 +47,28 @@ class Server:
     Args:
         commit_delay: microseconds that a commit waits for company (``commit_siblings`` is 0 then); 0 is PostgreSQL's
             own default.
+        directory: where the files go while it runs, by default where temporary files go.
     """
 
-    def __init__(self, commit_delay: int = 0) -> None:
-        self._postgres = EmbeddedPostgres.temporary({**OPTIONS, **_delay(commit_delay)})
+    def __init__(self, commit_delay: int = 0, directory: Path | None = None) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix="continuum-benchmarks-", dir=directory))
+        self._home.chmod(0o711)  # let the server's account through to its own, closed folder
+        self._postgres = EmbeddedPostgres(self._home, {**OPTIONS, **_delay(commit_delay)})
         self._commit_delay = commit_delay
         self._made = 0
 
     def __enter__(self) -> Server:
         self._postgres.start()
-        # Waiting for a clone to be written out is no part of anybody's work.
         self._admin = psycopg.connect(self.address("postgres").url, autocommit=True)
         self._admin.execute("CREATE EXTENSION IF NOT EXISTS pg_walinspect")
+        self._admin.execute("CREATE TABLE floor (number integer)")
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._admin.close()
         self._postgres.stop()
+        for folder in (self._postgres.home, self._home):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def address(self, name: str) -> Address:
         """Return where the database ``name`` is."""
@@ -78,6 +88,15 @@ class Server:
     def drop(self, address: Address) -> None:
         """Drop a database, whoever is still connected."""
         self._admin.execute(f'DROP DATABASE IF EXISTS "{address.name}" WITH (FORCE)')
+
+    def commits_a_second(self) -> float:
+        """Return how many single-row commits one connection does in a second: what the disk allows just now."""
+        started = time.perf_counter()
+        made = 0
+        while (taken := time.perf_counter() - started) < FLOOR_SECONDS:
+            self._admin.execute("INSERT INTO floor VALUES (1)")
+            made += 1
+        return made / taken
 
     def set_commit_delay(self, microseconds: int | None) -> None:
         """Set ``commit_delay`` for sessions from now on; None goes back to what the server was started with."""
