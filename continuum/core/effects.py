@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from continuum.core import decisions
 from continuum.core.durations import seconds
 from continuum.core.loop import DeterministicLoop, Released
 from continuum.exceptions import NotInWorkflowError
@@ -223,7 +224,8 @@ def as_completed(aws: Iterable[Any], *, timeout: float | timedelta | None = None
         TimeoutError: not all were done in time.
     """
     return _Completions(
-        [asyncio.ensure_future(aw) for aw in aws], None if timeout is None else seconds(timeout, "timeout")
+        list(dict.fromkeys(asyncio.ensure_future(aw) for aw in aws)),
+        None if timeout is None else seconds(timeout, "timeout"),
     )
 
 
@@ -284,12 +286,12 @@ def today() -> date:
 
 def uuid4() -> UUID:
     """A random UUID that is the same in every replay."""
-    return UUID(bytes=_execution("uuid4").draw(16), version=4)
+    return UUID(bytes=decisions.draw(_execution("uuid4"), 16), version=4)
 
 
 def random() -> float:
     """A random float in [0, 1) that is the same in every replay."""
-    return (int.from_bytes(_execution("random").draw(8), "big") >> 11) * 2.0**-53
+    return (int.from_bytes(decisions.draw(_execution("random"), 8), "big") >> 11) * 2.0**-53
 
 
 def side_effect(fn: Callable[..., Any], *args: Any) -> Any:
@@ -305,7 +307,7 @@ def side_effect(fn: Callable[..., Any], *args: Any) -> Any:
     Raises:
         ActivityError: ``fn`` raised; that is journaled as well.
     """
-    return _execution("side_effect").side_effect(fn, args)
+    return decisions.side_effect(_execution("side_effect"), fn, args)
 
 
 def patched(name: str) -> bool:
@@ -316,7 +318,7 @@ def patched(name: str) -> bool:
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"the name of a patch must be a non-empty string, not {name!r}")
-    return _execution("patched").patched(name)
+    return decisions.patched(_execution("patched"), name)
 
 
 @dataclass(frozen=True, slots=True)
