@@ -1,0 +1,168 @@
+"""What the code of one run has asked for and not yet got: activities, timers, signals."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from continuum import values
+from continuum.core.commands import Command
+from continuum.core.loop import LAST_US, DeterministicLoop, TimerHandle
+
+__all__ = ["Asks"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Asks:
+    """The open commands of a run, by identity, and what is kept until somebody asks for it.
+
+    Args:
+        loop: the run's loop.
+        definition: the run's workflow.
+        max_bytes: largest value it may journal, in bytes of JSON text; None for no limit.
+
+    Attributes:
+        pending: open commands by id, in the order they were issued.
+    """
+
+    def __init__(self, loop: DeterministicLoop, definition: Any, max_bytes: int | None) -> None:
+        self.pending: dict[str, Command] = {}
+        self._loop = loop
+        self._definition = definition
+        self._max_bytes = max_bytes
+        self._issued: list[Command] = []
+        self._abandoned: list[Command] = []
+        self._timers: list[tuple[int, int, Command]] = []
+        self._mailbox: dict[str, deque[Any]] = {}
+        self._waiters: dict[str, deque[Command]] = {}
+
+    def take(self) -> tuple[list[Command], list[Command]]:
+        """Return the commands to carry out, and those taken before that nobody waits for any more."""
+        commands = [command for command in self._issued if not command.answered]
+        for command in commands:
+            command.taken = True
+        abandoned = self._abandoned
+        self._issued, self._abandoned = [], []
+        return commands, abandoned
+
+    def clear(self) -> None:
+        """Forget everything: the run is given up in this process."""
+        self.pending.clear()
+        self._issued.clear()
+        self._timers.clear()
+        self._waiters.clear()
+        self._mailbox.clear()
+
+    def settle(self, command: Command) -> None:
+        """Take an answered command off the books."""
+        del self.pending[command.id]
+        command.answered = True
+
+    def first_waiter(self, name: str) -> Command | None:
+        """Return the command that gets the next signal of a name, or None."""
+        waiters = self._waiters.get(name)
+        return waiters[0] if waiters else None
+
+    def keep(self, name: str, payload: Any) -> None:
+        """Keep a signal's payload (a JSON tree) until somebody waits for it."""
+        self._mailbox.setdefault(name, deque()).append(payload)
+
+    def issue(self, effect: Any) -> Command:
+        """Turn an effect that the running task awaits into a command."""
+        loop = self._loop
+        scope = loop.scope()
+        scope.effects += 1
+        kind = effect.kind
+        command = Command(f"{scope.path}:{scope.effects}", kind, effect.name, loop.time_us)
+        command.future = loop.create_future()
+        if kind == "activity":
+            command.definition = effect.definition
+            command.options = effect.options
+            command.args = effect.definition.encode_arguments(
+                effect.args, effect.kwargs or {}, path=effect.name, max_bytes=self._max_bytes
+            )
+            self._issued.append(command)
+        elif kind == "timer":
+            self._set_timer(command, effect.args)
+        else:
+            self._wait_for_signal(command, effect.args)
+        if not command.answered:
+            self.pending[command.id] = command
+        return command
+
+    def start_timer(self, delay_us: int, handle: TimerHandle) -> Command:
+        """Turn ``loop.call_later`` into a command."""
+        scope = self._loop.scope()
+        scope.effects += 1
+        command = Command(f"{scope.path}:{scope.effects}", "timer", None, self._loop.time_us)
+        command.handle = handle
+        self._set_timer(command, delay_us)
+        self.pending[command.id] = command
+        return command
+
+    def _set_timer(self, command: Command, due: int | datetime) -> None:
+        if isinstance(due, datetime):
+            due_us = (due - _EPOCH) // timedelta(microseconds=1)
+            command.args = f'["{due.isoformat()}"]'
+        else:
+            due_us = self._loop.time_us + due
+            command.args = f"[{due / 1e6!r}]"
+        command.due_us = min(due_us, LAST_US)
+        heapq.heappush(self._timers, (command.due_us, self._loop.next_serial(), command))
+
+    def _wait_for_signal(self, command: Command, timeout_us: int | None) -> None:
+        kept = self._mailbox.get(command.name)
+        if kept:
+            command.answered = True
+            payload = kept.popleft()
+            if not kept:
+                del self._mailbox[command.name]
+            self.hand_over(command, payload)
+            return
+        if timeout_us is None:
+            command.args = "[]"
+        else:
+            self._set_timer(command, timeout_us)
+        self._waiters.setdefault(command.name, deque()).append(command)
+
+    def abandon(self, command: Command) -> None:
+        """Forget a command whose result nobody waits for any more."""
+        if command.answered or self._loop.closing:
+            return
+        command.answered = True
+        self.pending.pop(command.id, None)
+        if command.kind == "signal":
+            self.leave_line(command)
+        elif command.taken:
+            self._abandoned.append(command)
+
+    def next_timer(self) -> Command | None:
+        """Return the timer that is due first, or None. Ties go by creation."""
+        timers = self._timers
+        while timers and timers[0][2].answered:
+            heapq.heappop(timers)
+        if len(timers) > 256 and len(timers) > 4 * len(self.pending):
+            self._timers = timers = [entry for entry in timers if not entry[2].answered]
+            heapq.heapify(timers)
+        return timers[0][2] if timers else None
+
+    def hand_over(self, command: Command, payload: Any) -> None:
+        """Give a signal's payload to the one that waits for it."""
+        if command.future.done():
+            return
+        try:
+            value = values.restore(payload, (self._definition.signals or {}).get(command.name))
+        except Exception as exc:  # not of the declared type: whoever waits for it has to know
+            command.future.set_exception(exc)
+        else:
+            command.future.set_result(value)
+
+    def leave_line(self, command: Command) -> None:
+        """Stop waiting for a signal."""
+        waiters = self._waiters[command.name]
+        waiters.remove(command)
+        if not waiters:
+            del self._waiters[command.name]

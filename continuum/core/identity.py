@@ -1,0 +1,20 @@
+"""What a run is, whatever happens to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+__all__ = ["RunIdentity"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What a run is, whatever happens to it. ``seed`` is what its randomness derives from."""
+
+    id: UUID
+    namespace: str = "default"
+    version: int = 1
+    parent_run_id: UUID | None = None
+    started_us: int = 0
+    seed: UUID | None = None
