@@ -120,7 +120,7 @@ class Execution:
                 if event.command_id not in self.recorded:
                     continue  # asked for, and counted, where the code made it
                 if event.type != EventType.PATCHED:
-                    raise self._drifted(event, told(event), self._asked())
+                    raise self._drifted(event, told(event), self._asked_instead())
                 # A call of patched() may go once its old branch is gone: what is left is the branch it chose.
                 del self.recorded[event.command_id]
                 self.patches[event.name or ""] = True
@@ -291,7 +291,7 @@ class Execution:
             return
         command = self.pending.get(event.command_id)
         if command is None or command.kind != "signal" or command.name != name:
-            raise self._drifted(event, told(event), self._asked() if command is None else str(command))
+            raise self._drifted(event, told(event), self._asked_instead() if command is None else str(command))
         self.asks.settle(command)
         self.asks.leave_line(command)
         self.asks.hand_over(command, data["payload"])
@@ -308,7 +308,7 @@ class Execution:
         """Find the pending command an event answers, and check that it is the one history means."""
         command = self.pending.get(event.command_id)
         if command is None:
-            raise self._drifted(event, told(event), self._asked())
+            raise self._drifted(event, told(event), self._asked_instead())
         if isinstance(kinds, str):
             kinds = (kinds,)
         if command.kind not in kinds or command.name != event.name:
@@ -363,7 +363,7 @@ class Execution:
 
     def _compare_end(self, event: Event) -> None:
         if self.outcome is None:
-            raise self._drifted(event, told(event), self._asked())
+            raise self._drifted(event, told(event), self._asked_instead())
         ended = self.outcome.event_data
         if event.type != self.outcome.event_type or not same(json.loads(event.data), json.loads(ended)):
             state = self.outcome.state
@@ -379,7 +379,7 @@ class Execution:
         position = f"{event.command_id or event.type} (event {event.seq})"
         return ReplayDriftError(self.run.id, position, history, code)
 
-    def _asked(self) -> str:
+    def _asked_instead(self) -> str:
         return asked(self.pending.values(), self.outcome and self.outcome.state)
 
     def raise_drift(self, command_id: str, history: str, code: str) -> None:
