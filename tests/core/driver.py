@@ -21,9 +21,11 @@ from continuum import values
 from continuum.core.activity_context import ActivityInfo, current_activity
 from continuum.core.commands import Command
 from continuum.core.definitions import WorkflowDefinition
-from continuum.core.execution import Execution, Outcome, RunIdentity
+from continuum.core.execution import Execution
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event, EventType
+from continuum.core.identity import RunIdentity
+from continuum.core.outcomes import Outcome
 from continuum.exceptions import NonRetryableError, RetryAfterError
 
 RUN_ID = UUID("0190163d-8694-739b-aea5-966c26f8ad91")
@@ -54,15 +56,8 @@ class Recorder(Execution):
         self.asked: list[Asked] = []
         self.notes: list[Any] = []
 
-    def issue(self, effect: Any) -> Command:
-        return self._asked(super().issue(effect))
-
-    def start_timer(self, delay_us: int, handle: Any) -> Command:
-        return self._asked(super().start_timer(delay_us, handle))
-
-    def _asked(self, command: Command) -> Command:
-        self.asked.append(Asked(command.id, command.kind, command.name, command.args, command.due_us))
-        return command
+        self.issue = _traced(self.issue, self.asked)
+        self.start_timer = _traced(self.start_timer, self.asked)
 
     def state(self) -> State:
         """Everything about the run that an observer could tell, right now."""
@@ -75,6 +70,15 @@ class Recorder(Execution):
             progress=self.progress,
             outcome=None if self.outcome is None else (self.outcome.state, self.outcome.result, _kind(self.outcome)),
         )
+
+
+def _traced(issue: Callable[..., Command], trace: list[Asked]) -> Callable[..., Command]:
+    def traced(*args: Any) -> Command:
+        command = issue(*args)
+        trace.append(Asked(command.id, command.kind, command.name, command.args, command.due_us))
+        return command
+
+    return traced
 
 
 class State(NamedTuple):

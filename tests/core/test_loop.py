@@ -793,6 +793,7 @@ def test_state_does_not_grow_with_the_number_of_steps(construct):
     steps = 5_000 if construct in ("plain", "timeout") else 1_500
     execution = Execution(flow, RunIdentity(RUN_ID), f'["{construct}",{steps}]')
     execution.begin(EPOCH_US)
+    asks = execution.asks
     largest = 0
     turn = 0
     while execution.outcome is None:
