@@ -86,7 +86,8 @@ def _install(server: Server, contenders: list[str]) -> dict[str, str]:
 
 def _measured(server: Server, name: str, options: argparse.Namespace, missing: dict[str, str]) -> Results:
     workload = workloads.load(name)
-    results = Results(name, workload.TITLE, workload.FIGURES)
+    size = workload.QUICK if options.quick else workload.SIZE
+    results = Results(name, workload.TITLE, size, workload.FIGURES)
     entries = [
         (contender, configuration)
         for contender in options.contenders
@@ -103,7 +104,7 @@ def _measured(server: Server, name: str, options: argparse.Namespace, missing: d
             if label in results.failures:
                 continue
             results.floor.append(server.commits_a_second())
-            answer = _round(server, workload, name, contender, configuration, options)
+            answer = _round(server, workload, size, name, contender, configuration, options)
             if "error" in answer:
                 results.failures[label] = answer["error"]
             else:
@@ -114,7 +115,13 @@ def _measured(server: Server, name: str, options: argparse.Namespace, missing: d
 
 
 def _round(
-    server: Server, workload: ModuleType, name: str, contender: str, configuration: str, options: argparse.Namespace
+    server: Server,
+    workload: ModuleType,
+    size: int,
+    name: str,
+    contender: str,
+    configuration: str,
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     address = server.fresh(f"template_{contender}")
     try:
@@ -126,7 +133,7 @@ def _round(
                     "workload": name,
                     "address": address,
                     "processes": options.processes,
-                    "size": workload.QUICK if options.quick else workload.SIZE,
+                    "size": size,
                 }
             )
     finally:

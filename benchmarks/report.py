@@ -21,6 +21,7 @@ class Results:
 
     name: str
     title: str
+    size: int
     figures: tuple[Figure, ...]
     rounds: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -58,7 +59,7 @@ def text(results: Results) -> str:
     """Return the table of a workload for the terminal."""
     lines = list(results.lines())
     widths = [max(map(len, column)) for column in zip(HEADINGS, *lines, strict=True)]
-    shown = [f"{results.name.upper()}: {results.title}"]
+    shown = [f"{results.name.upper()}, {results.size:,} {results.title}"]
     for line in (HEADINGS, *lines):
         cells = [
             cell.ljust(width) if place < 2 else cell.rjust(width)
@@ -71,7 +72,10 @@ def text(results: Results) -> str:
 
 def markdown(every: Iterable[Results], preface: Iterable[str]) -> str:
     """Return all tables as one in markdown."""
-    lines = [*preface, "", "| | " + " | ".join(HEADINGS) + " |", "|---|---|---|--:|--:|--:|--:|"]
+    every = list(every)
+    lines = [*preface, ""]
+    lines += [f"* {results.name.upper()}: {results.size:,} {results.title}" for results in every]
+    lines += ["", "| | " + " | ".join(HEADINGS) + " |", "|---|---|---|--:|--:|--:|--:|"]
     for results in every:
         lines += [f"| {results.name.upper()} | {' | '.join(line)} |" for line in results.lines()]
         lines += [

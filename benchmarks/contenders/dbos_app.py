@@ -28,12 +28,12 @@ def pass_gate(number: int) -> int:
 
 
 @DBOS.step()
-def in_one_second() -> float:
+async def in_one_second() -> float:
     return time.time() + 1
 
 
 @DBOS.step()
-def seconds_since(due: float) -> float:
+async def seconds_since(due: float) -> float:
     return time.time() - due
 
 
@@ -63,10 +63,11 @@ def wait_one(number: int) -> int:
 
 
 @DBOS.workflow(name="nap")
-def nap(number: int) -> float:
-    due = in_one_second()
-    DBOS.sleep(max(0.0, due - time.time()))
-    return seconds_since(due)
+async def nap(number: int) -> float:
+    # A coroutine: as threads, some hundred of them wake each other up late.
+    due = await in_one_second()
+    await DBOS.sleep_async(max(0.0, due - time.time()))
+    return await seconds_since(due)
 
 
 def configuration(url: str, **options: object) -> DBOSConfig:

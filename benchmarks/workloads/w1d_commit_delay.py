@@ -4,5 +4,5 @@ from benchmarks.workloads.w1_throughput import FIGURES, QUICK, SIZE, measure
 
 __all__ = ["COMMIT_DELAY", "FIGURES", "QUICK", "SIZE", "TITLE", "measure"]
 
-TITLE = "W1 with commit_delay=1000 and commit_siblings=0"
+TITLE = "workflows as in W1, with commit_delay=1000 and commit_siblings=0"
 COMMIT_DELAY = 1000

@@ -7,7 +7,7 @@ import time
 from benchmarks.contenders import Contender
 from benchmarks.figures import Figure, percentile
 
-TITLE = "start to result of a workflow of one step, by an idle worker in another process"
+TITLE = "times from start to result of a workflow of one step, by an idle worker in another process"
 FIGURES = (Figure("p50", "ms at the median", "lower"), Figure("p99", "ms at p99", "lower"))
 SIZE, QUICK = 200, 50
 # Contenders that answer within a poll of a second or so need not be asked as often to be known.

@@ -7,7 +7,7 @@ import time
 from benchmarks.contenders import Contender
 from benchmarks.figures import Figure, percentile
 
-TITLE = "signal to completion of a waiting workflow, across processes"
+TITLE = "times from signal to completion of a waiting workflow, across processes"
 FIGURES = (Figure("p50", "ms at the median", "lower"), Figure("p99", "ms at p99", "lower"))
 SIZE, QUICK = 200, 50
 SLOW, SLOW_SIZE = 0.5, 10

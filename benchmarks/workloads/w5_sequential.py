@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.contenders import Contender
 from benchmarks.figures import Figure
 
-TITLE = "one run of 5,000 sequential steps; kill -9 in the last; resumed by another worker"
+TITLE = "sequential steps in one run; kill -9 in the last; resumed by another worker"
 FIGURES = (
     Figure("steps", "steps/s", "higher"),
     Figure("first", "steps/s, the first fifth"),
