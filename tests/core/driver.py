@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from asyncio import _get_running_loop
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -48,6 +49,16 @@ class Asked(NamedTuple):
     due_us: int | None
 
 
+_living: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def close_all() -> None:
+    """Release every run that still lives, so that none is found by the garbage collector later on."""
+    for execution in list(_living):
+        execution.close()
+        _living.discard(execution)
+
+
 class Recorder(Execution):
     """An execution that keeps a trace: every command the code issues and every value it notes."""
 
@@ -55,6 +66,7 @@ class Recorder(Execution):
         super().__init__(*args, **kwargs)
         self.asked: list[Asked] = []
         self.notes: list[Any] = []
+        _living.add(self)
 
         self.issue = _traced(self.issue, self.asked)
         self.start_timer = _traced(self.start_timer, self.asked)

@@ -805,9 +805,8 @@ def test_state_does_not_grow_with_the_number_of_steps(construct):
             execution.signal_received("s" if construct == "signal" else f"s{turn}", "1", EPOCH_US + turn)
         turn += 1
         held = (
-            execution.loop.tasks, execution.loop._ready, execution.asks._timers, execution.pending, execution.asks._mailbox,
-            execution.asks._waiters, execution.recorded, execution._history, execution.asks._issued, execution.asks._abandoned,
-            execution._journal,
+            execution.loop.tasks, execution.loop._ready, asks._timers, asks.pending, asks._mailbox, asks._waiters,
+            asks._issued, asks._abandoned, execution.recorded, execution._history, execution._journal,
         )  # fmt: skip
         largest = max(largest, sum(map(len, held)))
     assert execution.outcome.state == "completed"
