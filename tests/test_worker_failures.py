@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from datetime import timedelta
 
 import psycopg
 import pytest
 from django.db import connection
 
 import continuum
+from continuum import Retry, activity, wait_signal, workflow
 from continuum.worker import claims
 from continuum.worker.journal import Journal
 from tests.app import workflows as flows
@@ -143,7 +145,7 @@ class TestJournal:
         run = continuum.start(flows.five_steps, 1)
         with events_refused("true", error_code):
             run_until_idle()
-            assert continuum.result(run) == 6
+            assert continuum.result(run, timeout=10) == 6
 
     def test_a_commit_that_ends_after_its_connection_broke_is_recognised(self):
         with worker() as running:
@@ -159,3 +161,70 @@ class TestJournal:
             assert cuts
         assert types_of(run) == ["activity_completed"] * 3 + ["run_completed"]
         assert marks("cut") == ["cut:0", "cut:1", "cut:2"]
+
+
+@activity(retry=Retry(max_attempts=2, base=1e15, max_delay=1e15))
+def fails_for_an_age():
+    raise ConnectionError("not now")
+
+
+@activity(retry=Retry(max_attempts=2, base=3600, max_delay=3600))
+def fails_for_an_hour():
+    raise ConnectionError("not now")
+
+
+@workflow
+async def waits_an_age() -> None:
+    await fails_for_an_age()
+
+
+@workflow
+async def loses_patience() -> str:
+    try:
+        async with asyncio.timeout(0.05):
+            await fails_for_an_hour()
+    except TimeoutError:
+        return await wait_signal("never")
+
+
+@workflow(retention=timedelta.max)
+async def kept_for_ever() -> str:
+    return "kept"
+
+
+@workflow
+async def ends_long_before_its_timeout() -> int:
+    async with asyncio.timeout(86_400):
+        return await flows.add(1, 1)
+
+
+class TestTime:
+    def test_a_retry_beyond_the_calendar_waits_and_harms_nobody(self):
+        with worker() as running:
+            first = running.node.engine
+            run = continuum.start(waits_an_age)
+            row = eventually(lambda: (row := continuum.get_run(run)).waiting_on and row)
+            assert row.waiting_on[0]["next_try"].startswith("9999-")
+            assert continuum.result(continuum.start(flows.echo, 1), timeout=10) == 1
+            assert running.node.engine is first
+
+    def test_a_retention_beyond_the_calendar_is_for_ever(self):
+        run = continuum.start(kept_for_ever)
+        run_until_idle()
+        assert continuum.result(run, timeout=10) == "kept"
+        assert continuum.get_run(run).retention_until.year == 9999
+
+    def test_a_retry_that_is_abandoned_is_not_waited_for(self):
+        with worker() as running:
+            run = continuum.start(loses_patience)
+            eventually(lambda: types_of(run) == ["activity_retried", "timer_fired"])
+            eventually(lambda: not running.node.engine.attempts.waiting)
+
+    def test_runs_that_have_ended_leave_no_timers_behind(self, monkeypatch):
+        monkeypatch.setattr("continuum.worker.timers.FEWEST_SWEPT", 20)
+        with worker() as running:
+            runs = [continuum.start(ends_long_before_its_timeout) for _ in range(200)]
+            assert [continuum.result(run, timeout=20) for run in runs] == [2] * 200
+            timers = running.node.engine.attempts._timers
+            eventually(lambda: not running.node.engine.live)
+            assert len(timers) <= 100

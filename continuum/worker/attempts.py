@@ -85,18 +85,25 @@ class Attempts:
 
     def _try_later(self, live: LiveRun, command: Command) -> None:
         self.waiting += 1
+        live.retries.add(command.id)
         self._timers.schedule(command.not_before_us or 0, self._on_due, (live, command))
 
     def _on_due(self, subject: tuple[LiveRun, Command], due_us: int) -> None:
         live, command = subject
-        self.waiting -= 1
-        self._on_change()
-        if not live.gone and not live.leaving:
+        if command.id in live.retries:
+            self._forget_retry(live, command.id)
             self._engine.start_when_durable(live, [command])
+
+    def _forget_retry(self, live: LiveRun, command_id: str) -> None:
+        if command_id in live.retries:
+            live.retries.remove(command_id)
+            self.waiting -= 1
+            self._on_change()
 
     def abandon(self, live: LiveRun, commands: Iterable[Command]) -> None:
         """Nobody wants the results of these any more."""
         for command in commands:
+            self._forget_retry(live, command.id)
             attempt = live.attempts.pop(command.id, None)
             if attempt is not None:
                 self.executor.abandon(attempt)
@@ -106,3 +113,5 @@ class Attempts:
         for attempt in live.attempts.values():
             self.executor.abandon(attempt)
         live.attempts.clear()
+        for command_id in list(live.retries):
+            self._forget_retry(live, command_id)

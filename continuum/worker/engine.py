@@ -85,6 +85,7 @@ class Engine:
         self._change = asyncio.Event()
         self._removed: list[Entry] = []  # entries made durable since the last read of the inbox began
         self.attempts = Attempts(self, clock, timers, self._change.set)
+        timers.wanted = _wanted
         self.summaries = Summaries(lambda: self.journal, self._make_room)
         self._work: deque[tuple[Callable[..., None], LiveRun, tuple[Any, ...]]] = deque()
         self._pumping = False
@@ -157,6 +158,9 @@ class Engine:
         self._replay(live, messages)
 
     def _replay(self, live: LiveRun, messages: list[Message]) -> None:
+        if self.draining:
+            self.release(live)  # whoever takes it next has to replay it from the start anyway
+            return
         if not live.execution.replay(REPLAY_CHUNK):
             self.post(self._replay, live, messages)
             return
@@ -398,3 +402,11 @@ class Engine:
             self._change.clear()
             await self._change.wait()
         await self.journal.flush()
+
+
+def _wanted(subject: Any) -> bool:
+    """Tell whether a timer about a run, or about a command of one, still means something."""
+    if isinstance(subject, LiveRun):
+        return not subject.gone
+    live, command = subject
+    return command.id in live.retries

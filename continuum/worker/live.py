@@ -69,6 +69,7 @@ class LiveRun:
         last_entry: the newest entry that is not durable yet, or None.
         unacknowledged: entries handed to the journal that are not durable yet.
         attempts: running or queued local attempts by command id.
+        retries: ids of the commands that wait for their next attempt.
         seen: inbox ids that were taken up and that a read may still show.
         timer_us: the earliest instant the timers will call back for this run.
         touched: when it last did something, by ``time.monotonic()``.
@@ -91,6 +92,7 @@ class LiveRun:
         "leaving",
         "open_entry",
         "replaying",
+        "retries",
         "seen",
         "summary",
         "timer_us",
@@ -112,6 +114,7 @@ class LiveRun:
         self.last_entry: Entry | None = None
         self.unacknowledged = 0
         self.attempts: dict[str, Any] = {}
+        self.retries: set[str] = set()
         self.seen: set[int] = set()
         self.timer_us: int | None = None
         self.touched = 0.0

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from continuum.core.commands import Command
+from continuum.core.loop import LAST_US
 
 __all__ = ["next_attempt_us"]
 
@@ -24,4 +25,4 @@ def next_attempt_us(command: Command, error: dict[str, Any], now_us: int) -> int
     delay = error.get("retry_after")
     if delay is None:
         delay = retry.delay(command.attempt, random.random())
-    return now_us + round(delay * 1e6)
+    return min(now_us + round(delay * 1e6), LAST_US)

@@ -9,6 +9,7 @@ from typing import Any
 from continuum.core.execution import Outcome
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event
+from continuum.core.loop import LAST_US
 from continuum.exceptions import ReplayDriftError
 from continuum.worker.live import LiveRun, RowUpdate
 
@@ -111,4 +112,4 @@ def _waiting_on(live: LiveRun) -> str:
 
 def _retention_us(live: LiveRun, time_us: int) -> int | None:
     retention = live.definition.retention
-    return None if retention is None else time_us + retention // timedelta(microseconds=1)
+    return None if retention is None else min(time_us + retention // timedelta(microseconds=1), LAST_US)

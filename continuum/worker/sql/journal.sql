@@ -16,9 +16,11 @@ WITH batch AS MATERIALIZED (
 ), lost AS MATERIALIZED (
     SELECT b.run_id
     FROM batch b
-    WHERE NOT EXISTS (SELECT 1 FROM lease) OR NOT EXISTS (
-        SELECT 1 FROM continuum_runs r WHERE r.id = b.run_id AND r.lease_token + 0 = b.token AND r.owner_id + 0 = %(worker)s
-    )
+    WHERE NOT EXISTS (SELECT 1 FROM lease) OR (
+        -- Not EXISTS: planned for the values at hand (without prepared statements), that would read every owned run.
+        SELECT true FROM continuum_runs r
+        WHERE r.id = b.run_id AND r.lease_token + 0 = b.token AND r.owner_id + 0 = %(worker)s
+    ) IS NOT TRUE
 ), written AS (
     INSERT INTO continuum_events (run_id, seq, type, command_id, name, data, recorded_at)
     SELECT e.run_id, e.seq, e.type, e.command_id, e.name, e.data, timestamptz 'epoch' + e.time_us * interval '1 microsecond'
