@@ -12,6 +12,7 @@ from django.db import connection
 
 import continuum
 from continuum import Retry, activity, wait_signal, workflow
+from continuum.models import Worker
 from continuum.worker import claims
 from continuum.worker.journal import Journal
 from tests.app import workflows as flows
@@ -228,3 +229,43 @@ class TestTime:
             timers = running.node.engine.attempts._timers
             eventually(lambda: not running.node.engine.live)
             assert len(timers) <= 100
+
+
+class TestComingBack:
+    def test_a_node_that_breaks_again_and_again_does_not_come_back_at_once_each_time(self, monkeypatch):
+        async def breaks(self):
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr("continuum.worker.summaries.Summaries.run", breaks)
+        with worker():
+            eventually(lambda: Worker.objects.count() >= 3)
+        first, _, third = Worker.objects.order_by("id").values_list("started_at", flat=True)[:3]
+        assert third - first > timedelta(seconds=0.1)
+
+    def test_a_run_that_is_given_back_during_the_look_for_unknown_runs_is_not_taken_up_again(self, monkeypatch):
+        owned_by, seen = claims.owned_by, []
+
+        async def slow(connection, worker_id):
+            owned = await owned_by(connection, worker_id)
+            engine = running.node.engine
+            engine.release_all()
+            await eventually_async(lambda: not engine.live)
+            seen.append(len(owned))
+            return owned
+
+        admitted = []
+        with worker() as running:
+            run = continuum.start(flows.listens)
+            eventually(lambda: state_of(run) == "suspended")
+            admit = running.node.engine.admit
+            monkeypatch.setattr(claims, "owned_by", slow)
+            monkeypatch.setattr(running.node.engine, "admit", lambda *args: (admitted.append(args), admit(*args)))
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name LIKE 'continuum claims%'"
+                )
+            eventually(lambda: seen)
+            continuum.signal(run, "go", "on")
+            assert continuum.result(run, timeout=10) == "on"
+        assert (seen[0], len(admitted)) == (1, 1)

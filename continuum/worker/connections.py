@@ -136,7 +136,9 @@ def _plan(
     # Older poolers lose prepared statements between transactions; a threshold in OPTIONS says that this one does not.
     default = None if is_pooled(alias) else 2
     threshold = options.get("prepare_threshold", default) if prepare else None
-    return parameters, {**session_settings(alias), **(session or {})}, threshold
+    # Behind a pooler, settings would stay behind for the sessions of others.
+    own = {} if session is None or is_pooled(alias) else session
+    return parameters, {**session_settings(alias), **own}, threshold
 
 
 def _set(settings: Mapping[str, str]) -> tuple[str, list[str]]:

@@ -66,6 +66,7 @@ class Intake:
         self._news_of: set[UUID] = set()
         self._news_of_all = False
         self._looked = asyncio.Event()
+        self._read_all = asyncio.Event()
 
     def loops(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What has to run for as long as the node serves, by name."""
@@ -111,8 +112,10 @@ class Intake:
     async def nothing_left(self) -> bool:
         """Look for runs to claim once more; returns whether there was nothing to do."""
         self._looked.clear()
+        self._read_all.clear()
         self.look_at_all()
         await self._looked.wait()
+        await self._read_all.wait()
         return not self._engine.busy and not self._news.is_set()
 
     # -- the connection -----------------------------------------------------------------------------------------
@@ -138,8 +141,13 @@ class Intake:
 
     async def _adopt_unknown(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Take up runs that a claim gave to this worker although its answer never arrived."""
+        live = self._engine.live
+        # Known by their tokens before or after: one that is given back meanwhile is not to be taken up again, and one
+        # that is known from an earlier claim only is.
+        before = {run_id: run.token for run_id, run in live.items()}
         owned = await claims.owned_by(connection, self._worker_id)
-        await self._admit(connection, [run for run in owned if run.identity.id not in self._engine.live])
+        known = set(before.items()) | {(i, run.token) for i, run in live.items()}
+        await self._admit(connection, [run for run in owned if (run.identity.id, run.token) not in known])
 
     # -- claiming -----------------------------------------------------------------------------------------------
 
@@ -161,7 +169,8 @@ class Intake:
                 await self._admit(connection, claimed)
                 if len(claimed) < room:
                     self._backlog = False
-                    self._looked.set()
+                    if not self._claim_wanted.is_set():  # else it was asked for meanwhile: the next round answers
+                        self._looked.set()
                     return
             self._backlog = True
             self._mail_wanted = self._mail_wanted or mail
@@ -208,6 +217,8 @@ class Intake:
             self._news_of_all = self._news_of_all or everything
             raise
         self._engine.deliver(messages)
+        if everything and not self._news_of_all:
+            self._read_all.set()
 
     async def _poll_forever(self) -> None:
         # Never quite the same pause, so that nodes started together do not ask together for ever.

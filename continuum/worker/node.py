@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -42,6 +43,8 @@ logger = logging.getLogger("continuum.worker")
 
 # How long giving everything back may take once the activities have ended, in seconds.
 LEAVE_TIMEOUT = 5.0
+# A node that served for so long was a good one.
+STEADY = 10.0
 
 
 def run_node(options: NodeOptions) -> int:
@@ -82,6 +85,7 @@ class Node:
         self._handle_signals()
         backoff = Backoff()
         while True:
+            began = time.monotonic()
             try:
                 status = await _Session(self).serve(self._stop)
             except (psycopg.Error, OSError) as error:
@@ -93,7 +97,12 @@ class Node:
                 continue
             if status is not None:
                 return status
-            backoff.reset()
+            if self._stop.is_set():
+                return 1  # the lease was lost while it was draining, or before it could: nothing is left to give back
+            # What breaks a node again and again must not make it come back a thousand times a second.
+            if time.monotonic() - began > STEADY:
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
 
     def stop(self) -> None:
         """Ask the node to drain and stop. May be called from any thread."""
