@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import weakref
 from asyncio import _get_running_loop
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -49,14 +48,13 @@ class Asked(NamedTuple):
     due_us: int | None
 
 
-_living: weakref.WeakSet[Recorder] = weakref.WeakSet()
+_living: set[Recorder] = set()
 
 
 def close_all() -> None:
     """Release every run that still lives, so that none is found by the garbage collector later on."""
     for execution in list(_living):
         execution.close()
-        _living.discard(execution)
 
 
 class Recorder(Execution):
@@ -70,6 +68,10 @@ class Recorder(Execution):
 
         self.issue = _traced(self.issue, self.asked)
         self.start_timer = _traced(self.start_timer, self.asked)
+
+    def close(self) -> None:
+        super().close()
+        _living.discard(self)
 
     def state(self) -> State:
         """Everything about the run that an observer could tell, right now."""
