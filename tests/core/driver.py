@@ -310,17 +310,20 @@ class Driver:
     def _attempt(self, command: Command) -> None:
         started_us = self.clock_us - STEP_US
         self.calls[command.id, command.attempt] += 1
+        failure: Exception | None = None
         try:
             result = values.encode(self._perform(command), command.definition.returns, path="result")
         except Exception as exc:
-            next_us = self._next_attempt_us(command, exc)
-            error = describe_exception(exc)
-            if next_us is None:
-                assert self.execution.activity_failed(command, error, started_us, self.clock_us)
-            else:
-                assert self.execution.activity_retried(command, error, started_us, self.clock_us, next_us)
-        else:
+            failure = exc  # told outside this block, or it would become the context of what the workflow raises
+        if failure is None:
             assert self.execution.activity_completed(command, result, started_us, self.clock_us)
+            return
+        next_us = self._next_attempt_us(command, failure)
+        error = describe_exception(failure)
+        if next_us is None:
+            assert self.execution.activity_failed(command, error, started_us, self.clock_us)
+        else:
+            assert self.execution.activity_retried(command, error, started_us, self.clock_us, next_us)
 
     def _perform(self, command: Command) -> Any:
         if self.perform is not None:
