@@ -47,7 +47,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", type=_names(workloads.WORKLOADS), metavar="W1,W2", help="some workloads only")
     parser.add_argument("--contenders", type=_names(CONTENDERS), default=list(CONTENDERS), metavar="A,B")
-    parser.add_argument("--configurations", type=_names(("default", "tuned")), default=["default", "tuned"])
+    parser.add_argument("--configurations", type=_names(("default", "tuned")), help="of the peers")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each contender (3; 1 with --quick)")
     parser.add_argument("--processes", type=int, metavar="N", help="worker processes of Continuum (its own default)")
     parser.add_argument("--commit-delay", type=int, default=0, metavar="US", help="for the server as a whole")
@@ -56,9 +56,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there as well")
     options = parser.parse_args()
     if options.quick:
-        options.configurations = ["tuned"]
+        options.configurations = options.configurations or ["tuned"]
         options.only = options.only or [name for name in workloads.WORKLOADS if name != "w1d"]
     options.only = options.only or list(workloads.WORKLOADS)
+    options.configurations = options.configurations or ["default", "tuned"]
     options.rounds = options.rounds or (1 if options.quick else 3)
     return options
 

@@ -10,8 +10,8 @@ from benchmarks.figures import Figure, percentile
 TITLE = "times from start to result of a workflow of one step, by an idle worker in another process"
 FIGURES = (Figure("p50", "ms at the median", "lower"), Figure("p99", "ms at p99", "lower"))
 SIZE, QUICK = 200, 50
-# Contenders that answer within a poll of a second or so need not be asked as often to be known.
-SLOW, SLOW_SIZE = 0.5, 10
+# Contenders that answer at their next poll need not be asked as often to be known.
+SLOW, SLOW_SIZE = 0.1, 20
 PAUSE = 0.01
 
 

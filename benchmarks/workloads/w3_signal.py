@@ -10,7 +10,7 @@ from benchmarks.figures import Figure, percentile
 TITLE = "times from signal to completion of a waiting workflow, across processes"
 FIGURES = (Figure("p50", "ms at the median", "lower"), Figure("p99", "ms at p99", "lower"))
 SIZE, QUICK = 200, 50
-SLOW, SLOW_SIZE = 0.5, 10
+SLOW, SLOW_SIZE = 0.1, 20
 PAUSE = 0.01
 SETTLE = 0.5
 
