@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from asyncio import Future
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -77,7 +78,7 @@ class Asks:
         scope.effects += 1
         kind = effect.kind
         command = Command(f"{scope.path}:{scope.effects}", kind, effect.name, loop.time_us)
-        command.future = loop.create_future()
+        command.future = Future(loop=loop)
         if kind == "activity":
             command.definition = effect.definition
             command.options = effect.options

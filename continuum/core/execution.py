@@ -239,7 +239,7 @@ class Execution:
             self.loop.time_us = event.time_us
         handler = _HANDLERS.get(event.type)
         if handler is not None:
-            handler(self, event, json.loads(event.data))
+            handler(self, event, values.parse(event.data))
             self._drain()
 
     def _on_activity_completed(self, event: Event, data: dict[str, Any]) -> None:
