@@ -43,7 +43,9 @@ def unfinished():
 def assert_sound():
     """What must hold of every history, whatever happened: one end, nothing after it, no gap, nothing answered twice."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT run_id FROM continuum_events GROUP BY run_id HAVING max(seq) <> count(*) OR min(seq) <> 1")
+        cursor.execute(
+            "SELECT run_id FROM continuum_events GROUP BY run_id HAVING max(seq) <> count(*) OR min(seq) <> 1"
+        )
         assert cursor.fetchall() == [], "gaps"
         cursor.execute(
             "SELECT r.id, count(e.seq), max(e.seq) = (SELECT max(seq) FROM continuum_events l WHERE l.run_id = r.id) "

@@ -109,16 +109,21 @@ def test_a_notification_ends_the_wait(run):
     assert (ended, ended.state, ended.result) == (run, "completed", "done")
 
 
-@pytest.mark.usefixtures("notified_only")
 def test_a_notification_about_another_run_does_not(run):
     other = continuum.start(flow, 2)
-    waiter, other_waiter = begin(continuum.wait_run, run), begin(continuum.wait_run, other, count=2)
-    finish(run, announced=False)
-    finish(other)
-    other_waiter.result()
-    assert not waiter.done
-    announce(other, run)
-    waiter.result()
+    mine, others = threading.Event(), threading.Event()
+    with listening.watch("default", mine.set) as watch, listening.watch("default", others.set) as other_watch:
+        watch.add(run.pk)
+        other_watch.add(other.pk)
+        # Whoever watches is woken once when listening begins.
+        eventually(lambda: watch.listening and mine.is_set() and others.is_set())
+        mine.clear()
+        others.clear()
+        announce(other)
+        assert others.wait(10)
+        assert not mine.is_set()
+        announce(run)
+        assert mine.wait(10)
 
 
 @pytest.mark.usefixtures("notified_only")

@@ -14,10 +14,16 @@ from continuum.worker.arrays import plain_array
 from continuum.worker.live import Message
 from continuum.worker.sql import load
 
-__all__ = ["ClaimedRun", "claim_due", "claim_mail", "load_histories", "owned_by", "unread_of_runs", "unread_of_worker"]
-
-# Events read at once: a bound on memory, and on how long one query keeps the connection.
-_RUNS_PER_LOAD = 50
+__all__ = [
+    "ClaimedRun",
+    "claim_due",
+    "claim_mail",
+    "history_sizes",
+    "load_histories",
+    "owned_by",
+    "unread_of_runs",
+    "unread_of_worker",
+]
 
 
 class ClaimedRun(NamedTuple):
@@ -83,16 +89,20 @@ def _claimed(row: tuple[Any, ...]) -> ClaimedRun:
     return ClaimedRun(identity, token, workflow, version, version_hash, input_, claimed, deadline, new)
 
 
+async def history_sizes(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, int]:
+    """Return how many events the history of each run holds."""
+    parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
+    cursor = await connection.execute(load("history_sizes"), parameters, prepare=True)
+    return dict(await cursor.fetchall())
+
+
 async def load_histories(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, list[Event]]:
     """Return the events of each run, in order."""
     histories: dict[UUID, list[Event]] = {}
-    ids = [run_id.hex for run_id in run_ids]
-    for start in range(0, len(ids), _RUNS_PER_LOAD):
-        cursor = await connection.execute(
-            load("history_load"), {"run_ids": plain_array(ids[start : start + _RUNS_PER_LOAD])}, prepare=True
-        )
-        for run_id, *fields in await cursor.fetchall():
-            histories.setdefault(run_id, []).append(Event(*fields))
+    parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
+    cursor = await connection.execute(load("history_load"), parameters, prepare=True)
+    for run_id, *fields in await cursor.fetchall():
+        histories.setdefault(run_id, []).append(Event(*fields))
     return histories
 
 

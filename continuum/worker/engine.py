@@ -11,7 +11,7 @@ import heapq
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +27,7 @@ from continuum.worker.claims import ClaimedRun
 from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, LiveRun, Message
+from continuum.worker.mail import Mail
 from continuum.worker.summaries import Summaries
 from continuum.worker.timers import Timers
 
@@ -83,7 +84,7 @@ class Engine:
         self.draining = False
         self.finished = 0
         self._change = asyncio.Event()
-        self._removed: list[Entry] = []  # entries made durable since the last read of the inbox began
+        self.mail = Mail(self, clock)
         self.attempts = Attempts(self, clock, timers, self._change.set)
         timers.wanted = _wanted
         self.summaries = Summaries(lambda: self.journal, self._make_room)
@@ -110,14 +111,7 @@ class Engine:
         while work:
             fn, live, args = work.popleft()
             if not live.gone and not live.leaving:
-                try:
-                    fn(live, *args)
-                except ReplayDriftError as drift:
-                    setbacks.park(self.journal, live, drift)
-                    self._leave(live)
-                except Exception:
-                    setbacks.quarantine(self.journal, self._clock, live)
-                    self._leave(live)
+                self._attend(fn, live, args)
             if time.monotonic() > until:
                 break
         if work:
@@ -125,6 +119,21 @@ class Engine:
         else:
             self._pumping = False
             self._change.set()
+
+    def _attend(self, fn: Callable[..., None], live: LiveRun, args: tuple[Any, ...]) -> None:
+        """Call ``fn``; whatever it raises is this run's trouble, and no other's."""
+        try:
+            try:
+                fn(live, *args)
+            except ReplayDriftError as drift:
+                setbacks.park(self.journal, live, drift)
+                self._leave(live)
+            except Exception:
+                setbacks.quarantine(self.journal, self._clock, live)
+                self._leave(live)
+        except Exception:
+            logger.critical("run %s: cannot be given back; the end of the lease frees it", live.id, exc_info=True)
+            self.lose(live)
 
     # -- coming in ----------------------------------------------------------------------------------------------
 
@@ -169,51 +178,11 @@ class Engine:
             self._timers.schedule(live.deadline_us, self._on_deadline, live)
         # Messages first: what they cancel must not be started once more.
         if messages:
-            self._deliver(live, messages)
+            self.mail.hand_over(live, messages)
         else:
             self.advance(live)
 
     # -- what happens -------------------------------------------------------------------------------------------
-
-    def reading(self) -> None:
-        """To be called when a read of the inbox begins; there is one read at a time.
-
-        A read may show what was removed after it began. Only one that begins now cannot show what was removed by now.
-        """
-        removed, self._removed = self._removed, []
-        for entry in removed:
-            entry.live.seen.difference_update(entry.consumed, entry.kept)
-
-    def deliver(self, messages: Iterable[Message]) -> None:
-        """Hand over unread messages; those for runs that are not live here are left where they are."""
-        by_run: dict[UUID, list[Message]] = {}
-        for message in messages:
-            live = self.live.get(message.run_id)
-            if live is not None and message.id not in live.seen:
-                live.seen.add(message.id)
-                by_run.setdefault(message.run_id, []).append(message)
-        for run_id, of_run in by_run.items():
-            self.post(self._deliver, self.live[run_id], of_run)
-
-    def _deliver(self, live: LiveRun, messages: list[Message]) -> None:
-        if live.replaying:
-            self.post(self._deliver, live, messages)
-            return
-        execution = live.execution
-        now_us = self._clock.now_us()
-        for message in messages:
-            if execution.outcome is not None:
-                break
-            entry = self.journal.entry(live)
-            # A message with a delivery id stays, marked, so that a repeat of it is recognised.
-            (entry.consumed if message.delivery_id is None else entry.kept).append(message.id)
-            if message.kind == "signal":
-                execution.signal_received(message.name or "", message.payload or "null", now_us)
-            elif message.kind == "cancel":
-                execution.cancel_requested(message.reason, now_us)
-            else:
-                logger.warning("run %s: a message of unknown kind %r is dropped", live.id, message.kind)
-        self.advance(live)
 
     def _on_timer(self, live: LiveRun, due_us: int) -> None:
         if not live.gone and not live.leaving and live.timer_us == due_us:
@@ -275,8 +244,7 @@ class Engine:
             live.unacknowledged -= 1
             if live.last_entry is entry:
                 live.last_entry = None
-            if entry.consumed or entry.kept:
-                self._removed.append(entry)
+            self.mail.removed(entry)
             if live.gone:
                 continue
             update = entry.update
@@ -338,6 +306,7 @@ class Engine:
     def lose(self, live: LiveRun) -> None:
         """Drop a run that is this worker's no more, without a trace."""
         if not live.gone:
+            self.journal.drop(live)
             self._leave(live)
             self._forget(live)
 

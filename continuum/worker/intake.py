@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,10 @@ logger = logging.getLogger("continuum.worker")
 MOST_CLAIMED = 200
 # Messages fetched by one poll; what is left comes with the next.
 MOST_POLLED = 5_000
+# Events read at once: a bound on memory, and on how long the loop is kept from other work.
+MOST_LOADED = 5_000
+# The share of the time that may go into looking for runs with mail: beyond it hints have to wait, for the poll at most.
+MAIL_SHARE = 0.05
 
 
 class Intake:
@@ -59,6 +64,7 @@ class Intake:
         self._link = asyncio.Lock()
         self._claim_wanted = asyncio.Event()
         self._mail_wanted = True
+        self._mail_not_before = 0.0
         self._backlog = False
         self._claiming = False
         self._missed: set[UUID] = set()  # runs with news that arrived while they were perhaps being claimed
@@ -107,6 +113,7 @@ class Intake:
         """Hints may have been missed, or the time for a look has come."""
         self._news_of_all = True
         self._news.set()
+        self._mail_not_before = 0.0
         self.on_ready()
 
     async def nothing_left(self) -> bool:
@@ -158,14 +165,15 @@ class Intake:
             await self.use(self._claim_round)
 
     async def _claim_round(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        mail, self._mail_wanted = self._mail_wanted, False
+        mail = self._mail_wanted and time.monotonic() >= self._mail_not_before
+        if mail:
+            self._mail_wanted = False
         self._claiming = True
         try:
             while (room := min(self._engine.room(), MOST_CLAIMED)) > 0:
                 claimed = await claims.claim_due(connection, self._worker_id, self._workflows, room)
                 if mail and len(claimed) < room:
-                    left = room - len(claimed)
-                    claimed += await claims.claim_mail(connection, self._worker_id, self._workflows, left)
+                    claimed += await self._claim_mail(connection, room - len(claimed))
                 await self._admit(connection, claimed)
                 if len(claimed) < room:
                     self._backlog = False
@@ -180,18 +188,26 @@ class Intake:
                 missed, self._missed = self._missed, set()
                 self.on_runs(list(missed))
 
+    async def _claim_mail(self, connection: psycopg.AsyncConnection[Any], limit: int) -> list[ClaimedRun]:
+        began = time.monotonic()
+        claimed = await claims.claim_mail(connection, self._worker_id, self._workflows, limit)
+        now = time.monotonic()
+        # Its cost grows with the mail that nobody may take yet, and every start of a run hints at something to claim.
+        self._mail_not_before = now + (now - began) / MAIL_SHARE
+        return claimed
+
     async def _admit(self, connection: psycopg.AsyncConnection[Any], claimed: list[ClaimedRun]) -> None:
-        if not claimed:
-            return
         again = [run.identity.id for run in claimed if not run.is_new]
-        histories = await claims.load_histories(connection, again) if again else {}
-        mail: dict[UUID, list[Message]] = {}
-        self._engine.reading()
-        for message in await claims.unread_of_runs(connection, [run.identity.id for run in claimed]):
-            mail.setdefault(message.run_id, []).append(message)
-        for run in claimed:
-            run_id = run.identity.id
-            self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []))
+        sizes = await claims.history_sizes(connection, again) if again else {}
+        for group in _groups(claimed, sizes):
+            run_ids = [run.identity.id for run in group]
+            histories = await claims.load_histories(connection, run_ids) if not sizes.keys().isdisjoint(run_ids) else {}
+            mail: dict[UUID, list[Message]] = {}
+            self._engine.mail.reading()
+            for message in await claims.unread_of_runs(connection, run_ids):
+                mail.setdefault(message.run_id, []).append(message)
+            for run, run_id in zip(group, run_ids, strict=True):
+                self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []))
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -204,7 +220,7 @@ class Intake:
     async def _read(self, connection: psycopg.AsyncConnection[Any]) -> None:
         run_ids, everything = self._news_of, self._news_of_all
         self._news_of, self._news_of_all = set(), False
-        self._engine.reading()
+        self._engine.mail.reading()
         try:
             if everything:
                 messages = await claims.unread_of_worker(connection, self._worker_id, MOST_POLLED)
@@ -216,7 +232,7 @@ class Intake:
             self._news_of |= run_ids
             self._news_of_all = self._news_of_all or everything
             raise
-        self._engine.deliver(messages)
+        self._engine.mail.deliver(messages)
         if everything and not self._news_of_all:
             self._read_all.set()
 
@@ -227,3 +243,18 @@ class Intake:
             place = (place + 0.618) % 1.0
             await asyncio.sleep(self._poll_interval * (0.8 + 0.2 * place))
             self.look_at_all()
+
+
+def _groups(claimed: list[ClaimedRun], sizes: Mapping[UUID, int]) -> Iterator[list[ClaimedRun]]:
+    """Divide runs into groups whose histories together are not too long."""
+    group: list[ClaimedRun] = []
+    size = 0
+    for run in claimed:
+        events = sizes.get(run.identity.id, 0)
+        if group and size + events > MOST_LOADED:
+            yield group
+            group, size = [], 0
+        group.append(run)
+        size += events
+    if group:
+        yield group
