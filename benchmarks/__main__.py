@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from typing import Any
 
 from benchmarks import report, workloads
 from benchmarks.contenders import CONTENDERS, load
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, kill_tree
 from benchmarks.report import OURS, Results
 from benchmarks.server import Server
 
@@ -30,6 +31,7 @@ PACKAGES = {"continuum": "django-continuum", "dbos": "dbos", "absurd": "absurd-s
 def main() -> int:
     """Measure, print, and return the exit status: 1 if anything failed."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as with Ctrl-C: nothing is left running
     every: list[Results] = []
     began = time.monotonic()
     with Server(options.commit_delay, options.directory) as server:
@@ -156,16 +158,20 @@ def _commit_delay(server: Server, microseconds: int | None) -> Iterator[None]:
 def _session(order: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.session", json.dumps(order)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as session:
+        try:
+            said, errors = session.communicate(timeout=ROUND_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return {"error": f"not done after {ROUND_TIMEOUT:g} s"}
+        finally:
+            if session.poll() is None:
+                kill_tree(session)
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=ROUND_TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {ROUND_TIMEOUT:g} s"}
-    try:
-        return json.loads(done.stdout)
+        return json.loads(said)
     except ValueError:
-        return {"error": " ".join(f"status {done.returncode}: {done.stderr[-500:]}".split())}
+        return {"error": " ".join(f"status {session.returncode}: {errors[-500:]}".split())}
 
 
 def _label(contender: str, configuration: str) -> str:

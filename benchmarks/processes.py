@@ -10,10 +10,29 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["ROOT", "Workers"]
+__all__ = ["ROOT", "Workers", "kill_tree"]
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE = 15.0
+
+
+def kill_tree(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    """``kill -9`` for a child of ours and all that it has started, whatever groups they are in.
+
+    A supervisor that is killed alone would leave its workers time to end in order.
+    """
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    children: dict[int, list[int]] = {}
+    for line in listed.splitlines():
+        pid, parent = map(int, line.split())
+        children.setdefault(parent, []).append(pid)
+    family = [process.pid]
+    for pid in family:  # grows as we go
+        family += children.get(pid, [])
+    for pid in family:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 class Workers:
@@ -38,7 +57,7 @@ class Workers:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a group of its own: its children are stopped with it
+                start_new_session=True,  # Ctrl-C in the terminal is for the benchmark alone
             )
         )
 
@@ -50,7 +69,8 @@ class Workers:
 
     def stop(self) -> None:
         """Ask them to end, and kill those that do not."""
-        self._signal(signal.SIGTERM)
+        for process in self._processes:
+            process.terminate()
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
@@ -58,9 +78,9 @@ class Workers:
 
     def kill(self) -> None:
         """``kill -9``."""
-        self._signal(signal.SIGKILL)
         for process in self._processes:
-            process.wait()
+            if process.poll() is None:
+                kill_tree(process)
         self._processes.clear()
 
     def tail(self, size: int = 2000) -> str:
@@ -68,8 +88,3 @@ class Workers:
         end = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, end - size))
         return self._log.read().decode(errors="replace").strip()
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self._processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
