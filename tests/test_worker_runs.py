@@ -252,9 +252,8 @@ class TestCancel:
 
     def test_comes_by_itself_at_the_runs_timeout(self):
         run = continuum.start(flows.listens, timeout=0.2)
-        with worker():
-            with pytest.raises(RunCancelledError):
-                continuum.result(run, timeout=10)
+        with worker(), pytest.raises(RunCancelledError):
+            continuum.result(run, timeout=10)
 
 
 class TestLettingGo:
