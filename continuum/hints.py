@@ -23,7 +23,7 @@ from django.db import connections, transaction
 
 from continuum.worker.connections import Backoff, connect_sync
 from continuum.worker.sql import load
-from continuum.worker.wakes import IDS_PER_PAYLOAD, READY_CHANNEL, worker_channel
+from continuum.worker.wakes import IDS_PER_PAYLOAD, MAIL_CHANNEL, READY_CHANNEL, worker_channel
 
 __all__ = ["close_all", "database_key", "flush", "idle_seconds", "send_ready", "send_run"]
 
@@ -47,10 +47,7 @@ def send_ready(alias: str) -> None:
 
 def send_run(alias: str, run_id: UUID, owner_id: int | None) -> None:
     """Tell the owner of a run, or all workers if it has none, that there is news for it: after the commit as well."""
-    if owner_id is None:
-        _send(alias, READY_CHANNEL, None)
-    else:
-        _send(alias, worker_channel(owner_id), run_id)
+    _send(alias, MAIL_CHANNEL if owner_id is None else worker_channel(owner_id), run_id)
 
 
 def flush(timeout: float) -> bool:

@@ -38,6 +38,7 @@ class ClaimedRun(NamedTuple):
     claimed_us: int
     deadline_us: int | None
     is_new: bool
+    has_mail: bool
 
 
 async def claim_due(
@@ -70,23 +71,9 @@ async def owned_by(connection: psycopg.AsyncConnection[Any], worker_id: int) -> 
 
 
 def _claimed(row: tuple[Any, ...]) -> ClaimedRun:
-    (
-        run_id,
-        token,
-        workflow,
-        version,
-        version_hash,
-        namespace,
-        input_,
-        parent,
-        seed,
-        started,
-        claimed,
-        deadline,
-        new,
-    ) = row
+    run_id, token, workflow, version, hash_, namespace, input_, parent, seed, started, *rest = row
     identity = RunIdentity(run_id, namespace, version, parent, started, seed)
-    return ClaimedRun(identity, token, workflow, version, version_hash, input_, claimed, deadline, new)
+    return ClaimedRun(identity, token, workflow, version, hash_, input_, *rest)
 
 
 async def history_sizes(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, int]:

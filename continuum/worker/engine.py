@@ -53,7 +53,7 @@ class Engine:
         max_value_bytes: largest value that may be journaled.
         on_room: called when there is room to claim more.
         on_done: called with the ids of runs that have ended, once that is durable.
-        on_released: called when runs have been given back.
+        on_released: called with the ids of runs that have been given back, once that is durable.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Engine:
         max_value_bytes: int | None,
         on_room: Callable[[], None],
         on_done: Callable[[list[UUID]], None],
-        on_released: Callable[[], None],
+        on_released: Callable[[list[UUID]], None],
     ) -> None:
         self._loop = loop
         self._clock = clock
@@ -238,7 +238,7 @@ class Engine:
     def on_durable(self, entries: list[Entry]) -> None:
         """Go on with what waited for a commit."""
         ended: list[UUID] = []
-        released = False
+        released: list[UUID] = []
         for entry in entries:
             live = entry.live
             live.unacknowledged -= 1
@@ -254,7 +254,7 @@ class Engine:
                     ended.append(live.id)
                     self.finished += 1
                 else:
-                    released = True
+                    released.append(live.id)
                 continue
             if entry.commands:
                 self.attempts.start(live, entry.commands)
@@ -262,7 +262,7 @@ class Engine:
         if ended:
             self._on_done(ended)
         if released:
-            self._on_released()
+            self._on_released(released)
 
     def on_refused(self, live: LiveRun, entry: Entry, error: Exception) -> None:
         """PostgreSQL refuses what a run wants recorded: the run fails, others do not notice."""

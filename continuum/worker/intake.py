@@ -86,7 +86,11 @@ class Intake:
     # -- hints --------------------------------------------------------------------------------------------------
 
     def on_ready(self) -> None:
-        """Something unowned can be claimed."""
+        """A run that nobody owns is due."""
+        self._claim_wanted.set()
+
+    def on_mail(self) -> None:
+        """A run that nobody owns has mail."""
         self._mail_wanted = True
         self._claim_wanted.set()
 
@@ -99,6 +103,7 @@ class Intake:
         """These runs have news; None: look at all."""
         if run_ids is None:
             self._news_of_all = True
+            self.on_mail()
         else:
             live = self._engine.live
             self._news_of.update(run_id for run_id in run_ids if run_id in live)
@@ -106,7 +111,7 @@ class Intake:
             if strangers and self._claiming:
                 self._missed.update(strangers)
             elif strangers:
-                self.on_ready()  # given back meanwhile: the message makes the run claimable, by us or by others
+                self.on_mail()  # nobody's, or given back meanwhile: the message makes a run claimable
         self._news.set()
 
     def look_at_all(self) -> None:
@@ -114,7 +119,7 @@ class Intake:
         self._news_of_all = True
         self._news.set()
         self._mail_not_before = 0.0
-        self.on_ready()
+        self.on_mail()
 
     async def nothing_left(self) -> bool:
         """Look for runs to claim once more; returns whether there was nothing to do."""
@@ -198,14 +203,16 @@ class Intake:
 
     async def _admit(self, connection: psycopg.AsyncConnection[Any], claimed: list[ClaimedRun]) -> None:
         again = [run.identity.id for run in claimed if not run.is_new]
+        has_mail = {run.identity.id for run in claimed if run.has_mail}
         sizes = await claims.history_sizes(connection, again) if again else {}
         for group in _groups(claimed, sizes):
             run_ids = [run.identity.id for run in group]
             histories = await claims.load_histories(connection, run_ids) if not sizes.keys().isdisjoint(run_ids) else {}
             mail: dict[UUID, list[Message]] = {}
-            self._engine.mail.reading()
-            for message in await claims.unread_of_runs(connection, run_ids):
-                mail.setdefault(message.run_id, []).append(message)
+            if not has_mail.isdisjoint(run_ids):
+                self._engine.mail.reading()
+                for message in await claims.unread_of_runs(connection, run_ids):
+                    mail.setdefault(message.run_id, []).append(message)
             for run, run_id in zip(group, run_ids, strict=True):
                 self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []))
 

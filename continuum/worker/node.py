@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -35,7 +36,7 @@ from continuum.worker.maintenance import Maintenance
 from continuum.worker.options import NodeOptions
 from continuum.worker.timers import Timers
 from continuum.worker.versions import register_versions
-from continuum.worker.wakes import DONE_CHANNEL, READY_CHANNEL, Hints, Listener
+from continuum.worker.wakes import DONE_CHANNEL, MAIL_CHANNEL, READY_CHANNEL, Hints, Listener
 
 __all__ = ["Node", "run_node"]
 
@@ -197,7 +198,7 @@ class _Session:
             max_value_bytes=settings.MAX_VALUE_BYTES,
             on_room=lambda: self.intake.on_room(),
             on_done=lambda run_ids: self.hints.notify(DONE_CHANNEL, run_ids),
-            on_released=lambda: self.hints.notify(READY_CHANNEL),
+            on_released=self._on_released,
         )
         self.journal = Journal(
             partial(self._connect, "journal"),
@@ -297,6 +298,11 @@ class _Session:
 
     def _on_renewed(self, result: RenewResult) -> None:
         self.clock.synchronise(result.database_time_us, result.round_trip_us)
+
+    def _on_released(self, run_ids: list[UUID]) -> None:
+        # Due at once, or with mail that came while they were on their way out: whoever has room may take them.
+        self.hints.notify(READY_CHANNEL)
+        self.hints.notify(MAIL_CHANNEL, run_ids)
 
     def _on_lost(self, reason: str) -> None:
         self.lost_because = reason

@@ -17,11 +17,12 @@ from continuum.worker.connections import Backoff, brief, connect
 from continuum.worker.leases import LOCK_CLASS
 from continuum.worker.sql import load
 
-__all__ = ["DONE_CHANNEL", "READY_CHANNEL", "Hints", "Listener", "worker_channel"]
+__all__ = ["DONE_CHANNEL", "MAIL_CHANNEL", "READY_CHANNEL", "Hints", "Listener", "worker_channel"]
 
 logger = logging.getLogger("continuum.worker")
 
 READY_CHANNEL = "continuum_ready"
+MAIL_CHANNEL = "continuum_mail"
 DONE_CHANNEL = "continuum_done"
 
 # A payload holds less than 8,000 bytes: 200 ids of 32 digits and a comma fit with room to spare.
@@ -50,7 +51,7 @@ class Listener:
     Args:
         alias: the database to listen on; must not be behind a transaction pooler.
         worker_id: id of this node's row.
-        on_ready: something unowned can be claimed.
+        on_ready: a run that nobody owns is due.
         on_runs: these runs have news; None means "look at all".
         on_reconnect: hints may have been missed: look at everything once. Also called at the first connect.
 
@@ -120,7 +121,7 @@ class Listener:
             # On a connection known to be direct the lock comes first, before others miss it.
             locked = self._proven and await self._lock(connection)
             connection.add_notify_handler(lambda notify: self._hear(notify.channel, notify.payload))
-            for channel in (READY_CHANNEL, self._channel):
+            for channel in (READY_CHANNEL, MAIL_CHANNEL, self._channel):
                 await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             if not self._proven and not await self._probe(connection):
                 return (
@@ -178,7 +179,7 @@ class Listener:
     def _hear(self, channel: str, payload: str) -> None:
         if channel == READY_CHANNEL:
             self._heard_ready = True
-        elif channel == self._channel:
+        elif channel in (MAIL_CHANNEL, self._channel):
             if payload.startswith(_PROBE):
                 self._heard_probe = payload
                 return

@@ -7,7 +7,8 @@
 -- All or nothing: as long as one run is lost nothing at all is written. The answer names the lost ones, and the worker
 -- sends the rest again. That is rare, and spares the common case a join of every record with what is held.
 --
--- "+ 0" keeps the planner from looking for a run among all those of its owner.
+-- "coalesce" keeps the planner from looking for a run among all those of its owner: that index would serve any condition
+-- that a run without an owner cannot meet.
 WITH batch AS MATERIALIZED (
     SELECT b.run_id, b.token
     FROM unnest(%(run_ids)s::uuid[], %(tokens)s::bigint[]) AS b (run_id, token)
@@ -19,7 +20,7 @@ WITH batch AS MATERIALIZED (
     WHERE NOT EXISTS (SELECT 1 FROM lease) OR (
         -- Not EXISTS: planned for the values at hand (without prepared statements), that would read every owned run.
         SELECT true FROM continuum_runs r
-        WHERE r.id = b.run_id AND r.lease_token + 0 = b.token AND r.owner_id + 0 = %(worker)s
+        WHERE r.id = b.run_id AND r.lease_token + 0 = b.token AND coalesce(r.owner_id, 0) = %(worker)s
     ) IS NOT TRUE
 ), written AS (
     INSERT INTO continuum_events (run_id, seq, type, command_id, name, data, recorded_at)
@@ -56,6 +57,6 @@ WITH batch AS MATERIALIZED (
     ) AS u (run_id, state, keep_owner, waiting_on, next_wakeup_us, progress, result, error, completed_us, retention_us)
     -- The owner once more, since this is checked again on a row that had to be waited for: a statement of ours that was
     -- cut off, and which the server is still at work on, must not write over what came after it.
-    WHERE r.id = u.run_id AND r.owner_id + 0 = %(worker)s AND NOT EXISTS (SELECT 1 FROM lost)
+    WHERE r.id = u.run_id AND coalesce(r.owner_id, 0) = %(worker)s AND NOT EXISTS (SELECT 1 FROM lost)
 )
 SELECT run_id FROM lost
