@@ -10,7 +10,8 @@ from continuum import values
 from continuum.core.drift import told
 from continuum.core.failures import describe_exception
 from continuum.core.history import EventType
-from continuum.core.loop import Released, Scope
+from continuum.core.loop import Scope
+from continuum.core.releasing import Released
 from continuum.exceptions import ActivityError, DurableValueError
 
 __all__ = ["draw", "patched", "side_effect"]

@@ -13,7 +13,8 @@ from uuid import UUID
 
 from continuum.core import decisions
 from continuum.core.durations import seconds
-from continuum.core.loop import DeterministicLoop, Released
+from continuum.core.loop import DeterministicLoop
+from continuum.core.releasing import Released
 from continuum.exceptions import NotInWorkflowError
 
 __all__ = [

@@ -20,9 +20,10 @@ from hashlib import blake2b
 from typing import Any
 
 from continuum.core import py311
+from continuum.core.releasing import close_coroutine, collecting
 from continuum.exceptions import NonDeterminismError
 
-__all__ = ["LAST_US", "DeterministicLoop", "Handle", "Released", "RunTask", "Scope"]
+__all__ = ["LAST_US", "DeterministicLoop", "Handle", "RunTask", "Scope"]
 
 logger = logging.getLogger("continuum.run")
 
@@ -36,10 +37,6 @@ _ENSURE_FUTURE = {
 _MAX_PATH = 100
 # A timer that lies further ahead never fires. Roughly the end of the year 9999, where datetimes end.
 LAST_US = 253_400_000_000_000_000
-
-
-class Released(BaseException):
-    """Ends the coroutines of a run that this process gives up. Nothing they do meanwhile is recorded."""
 
 
 class Scope:
@@ -157,7 +154,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         _set_running_loop(self)
         # The outer loop must not adopt the run's async generators: it would finalize them as tasks of its own.
-        sys.set_asyncgen_hooks(self._generators.add, None)
+        sys.set_asyncgen_hooks(self._generators.add, self._drop_generator)
         try:
             while ready:
                 handle = ready.popleft()
@@ -190,7 +187,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                     if waited_for is not None:
                         waited_for.cancel()  # it and the task hold each other
             for generator in reversed(generators):
-                _close(generator.aclose())
+                close_coroutine(generator.aclose())
         finally:
             sys.set_asyncgen_hooks(*hooks)
             _set_running_loop(outer)
@@ -204,12 +201,21 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         else:
             previous = asyncio.tasks._swap_current_task(self, task)  # type: ignore[attr-defined]
         try:
-            _close(task.get_coro())
+            close_coroutine(task.get_coro())
         finally:
             if _PY311:
                 asyncio.tasks._leave_task(self, task)
             else:
                 asyncio.tasks._swap_current_task(self, previous)  # type: ignore[attr-defined]
+
+    def _drop_generator(self, generator: Any) -> None:
+        # As with asyncio, a generator that is dropped half-way ends in a task of its own. But not when the garbage
+        # collector finds it, which may be at any time and anywhere: then it ends without a word.
+        if _get_running_loop() is self and not collecting():
+            if self.closing:
+                close_coroutine(generator.aclose())
+            else:
+                self.call_soon(lambda: self.create_task(generator.aclose()))
 
     # -- what tasks and futures use -----------------------------------------------------------------------------
 
@@ -256,21 +262,21 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None, **_: Any) -> Any:
         if self.closing:
-            _close(coro)
+            close_coroutine(coro)
             refused = self.create_future()
             refused.cancel()
             return refused
         if self.aside is not None:
-            _close(coro)
+            close_coroutine(coro)
             self.refuse_aside("a task")
-        parent: Any = asyncio.current_task(self)
+        parent = self.scope()
         waiting = _wait_for_frame()
         if waiting is not None:
             # wait_for wraps what it waits for in a task on Python 3.11 and does not on later ones. The wrapper shares
             # the identity of the task that waits, so that a history is good on every version.
-            scope, context = parent.scope, parent.run_context
+            scope, context = parent, asyncio.current_task(self).run_context  # type: ignore[union-attr]
         else:
-            scope = self._new_scope(self._outside if parent is None else parent.scope)
+            scope = self._new_scope(parent)
             self._serial += 1
         task = RunTask(
             coro,
@@ -291,8 +297,13 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """The scope of the task that is running, or the run's outer one."""
         if self.aside is not None:
             return self.aside
-        task = asyncio.current_task(self)
-        return self._outside if task is None else task.scope  # type: ignore[attr-defined]
+        task: Any = asyncio.current_task(self)
+        try:
+            return self._outside if task is None else task.scope
+        except AttributeError:
+            raise NonDeterminismError(
+                "a task made by asyncio.Task() has no place in its run: use asyncio.create_task() instead"
+            ) from None
 
     def refuse_aside(self, what: str) -> None:
         """Refuse what a function given to ``side_effect`` must not do."""
@@ -351,20 +362,6 @@ def _wait_for_frame() -> Any:
 
 def _microseconds(seconds: float) -> int:
     return round(min(max(seconds, 0.0) * 1e6, LAST_US))
-
-
-def _close(coro: Any) -> None:
-    # coro.close() would leave behind what awaits in a finally block further down: Released is told to the innermost
-    # await, and again to each await that comes after it.
-    try:
-        for _ in range(100):
-            coro.throw(Released())
-    except (StopIteration, Released):
-        pass
-    except BaseException:
-        logger.debug("a workflow raised while it was being released", exc_info=True)
-    else:
-        logger.warning("a workflow goes on awaiting while it is being released: %r is dropped", coro)
 
 
 def _refuse(name: str) -> Callable[..., Any]:

@@ -717,6 +717,63 @@ def test_async_generators_are_closed_with_their_run(silence):
     assert sorted(closed) == ["paused", "running"]
 
 
+def test_an_async_generator_that_is_dropped_half_way_cleans_up_in_a_task_of_its_own(silence):
+    @workflow
+    async def flow():
+        async def numbers():
+            try:
+                for n in range(3):
+                    yield await step(n)
+            finally:
+                note(await step(99))
+
+        async for n in numbers():
+            if n == 1:
+                break
+        return await step(5)
+
+    driver = drive(flow)
+    assert ids(driver) == ["0:1", "0:2", "0:3", "~.1:1"]
+    assert driver.notes == []  # the run ended before its cleanup did
+    assert_replays(driver)
+    assert drive(flow, scheduler=lambda possible: possible[-1]).notes == [99]
+
+
+def test_an_async_generator_that_the_garbage_collector_finds_ends_without_a_word(silence):
+    @workflow
+    async def flow():
+        async def numbers():
+            try:
+                yield 1
+            finally:
+                note("at any time")
+                await step(99)
+
+        generator = numbers()
+        await anext(generator)
+        cycle = [generator]
+        cycle.append(cycle)
+        del generator, cycle
+        gc.collect()
+        await step(1)
+
+    driver = drive(flow)
+    assert (ids(driver), driver.notes) == (["0:1"], [])
+    assert_replays(driver)
+
+
+def test_a_task_made_by_hand_is_told_how_to_be_made():
+    @workflow
+    async def flow():
+        async def child():
+            await step()
+
+        with pytest.raises(NonDeterminismError, match=r"use asyncio\.create_task\(\)"):
+            await asyncio.Task(child(), loop=asyncio.get_running_loop())
+
+    assert drive(flow).outcome.state == "completed"
+
+
 def test_code_that_refuses_to_be_released_is_dropped_with_a_warning(caplog):
     @workflow
     async def flow():
