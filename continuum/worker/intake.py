@@ -182,7 +182,8 @@ class Intake:
                 await self._admit(connection, claimed)
                 if len(claimed) < room:
                     self._backlog = False
-                    if not self._claim_wanted.is_set():  # else it was asked for meanwhile: the next round answers
+                    # Asked for meanwhile, or mail put off: then a later round answers.
+                    if not self._claim_wanted.is_set() and not self._mail_wanted:
                         self._looked.set()
                     return
             self._backlog = True
