@@ -16,7 +16,7 @@ from continuum.ids import uuid7
 from continuum.models import Run
 from continuum.worker.partitions import existing_partitions, partition_name
 
-FIRST, SECOND = [("continuum", "0001_initial")], [("continuum", "0002_namespace_attributes")]
+FIRST, NEWEST = [("continuum", "0001_initial")], [("continuum", "0003_children_and_queues")]
 NOTHING = [("continuum", None)]
 
 
@@ -40,7 +40,7 @@ def columns_of_runs():
 def migrated_back(transactional_db):
     """Leave the database at the newest migration, whatever the test does."""
     yield
-    migrate(SECOND)
+    migrate(NEWEST)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_models_and_migrations_agree(db):
 
 
 @pytest.mark.usefixtures("migrated_back")
-class TestSecondMigration:
+class TestLaterMigrations:
     def test_back_fills_the_rows_that_were_there_and_goes_back_and_forth(self):
         migrate(FIRST)
         run_id = uuid7()
@@ -66,7 +66,7 @@ class TestSecondMigration:
                 "INSERT INTO continuum_runs (id, workflow, correlation_id, input) VALUES (%s, 'f', %s, '[1e5]')",
                 [run_id, run_id],
             )
-        migrate(SECOND)
+        migrate(NEWEST)
         run = Run.objects.get(id=run_id)
         assert (run.namespace, run.attributes) == ("default", {})
         assert run in Run.objects.in_namespace("default").with_attributes()
@@ -76,7 +76,7 @@ class TestSecondMigration:
         assert not {"namespace", "attributes"} & columns_of_runs()
         assert not any("namespace" in name or "attributes" in name for name in tables())
 
-        migrate(SECOND)
+        migrate(NEWEST)
         run = Run.objects.get(id=run_id)
         assert (run.namespace, run.attributes, run.input) == ("default", {}, [100000.0])
 
@@ -122,5 +122,5 @@ class TestOtherDatabases:
 
     def test_a_router_keeps_the_tables_out_of_a_database(self, sqlite, settings):
         settings.DATABASE_ROUTERS = [SimpleNamespace(allow_migrate=lambda db, app_label, **hints: False)]
-        migrate(SECOND, sqlite)
+        migrate(NEWEST, sqlite)
         assert sqlite.introspection.table_names() == ["django_migrations"]

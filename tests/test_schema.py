@@ -18,6 +18,7 @@ from continuum.models import (
     ActivityTask,
     HistoryEvent,
     InboxMessage,
+    Queue,
     Run,
     Schedule,
     Worker,
@@ -52,7 +53,8 @@ class TestTables:
             recoveries smallint! started_at timestamptz! claimed_at timestamptz completed_at timestamptz
             next_wakeup_at timestamptz deadline_at timestamptz retention_until timestamptz parent_run_id uuid
             parent_command_id text correlation_id uuid! continued_from_run_id uuid continued_to_run_id uuid
-            forked_from_run_id uuid seed uuid idempotency_key text namespace text! attributes jsonb!""",
+            forked_from_run_id uuid seed uuid idempotency_key text namespace text! attributes jsonb!
+            depth smallint!""",
         "continuum_events": """
             run_id uuid! seq integer! type text! command_id text name text data json! recorded_at timestamptz!""",
         "continuum_inbox": """
@@ -61,7 +63,9 @@ class TestTables:
         "continuum_activity_tasks": """
             run_id uuid! command_id text! activity text! queue text! priority smallint! args json! options json!
             state text! attempt smallint! due_at timestamptz! owner_id bigint lease_token bigint!
-            heartbeat_at timestamptz heartbeat_details json claimed_at timestamptz created_at timestamptz!""",
+            heartbeat_at timestamptz heartbeat_details json claimed_at timestamptz created_at timestamptz!
+            recoveries smallint!""",
+        "continuum_queues": "id bigint! name text! recent json!",
         "continuum_activity_results": """
             run_id uuid! command_id text! kind text! name text! idempotency_key text result json attempt smallint!
             created_at timestamptz!""",
@@ -97,6 +101,7 @@ class TestTables:
             ("continuum_inbox", "run_id, id"),
             ("continuum_activity_tasks", "run_id, command_id"),
             ("continuum_activity_results", "run_id, command_id"),
+            ("continuum_queues", "id"),
             ("continuum_workers", "id"),
             ("continuum_workflow_versions", "id"),
             ("continuum_schedules", "id"),
@@ -127,6 +132,7 @@ class TestTables:
         "continuum_workers_live_idx": "continuum_workers USING btree (expires_at) WHERE (NOT (state = 'dead'::text))",
         "continuum_workflow_versions_key": "UNIQUE continuum_workflow_versions USING btree"
         " (workflow, version, version_hash)",
+        "continuum_queues_name_key": "UNIQUE continuum_queues USING btree (name)",
         "continuum_schedules_name_key": "UNIQUE continuum_schedules USING btree (name)",
     }
 
@@ -180,6 +186,7 @@ class TestTables:
                 {"run_id": uuid7(), "command_id": "0:1", "activity": "a", "args": "[]"},
                 "queue=default priority=0 options={} state=ready attempt=0 lease_token=0",
             ),
+            ("continuum_queues", {"name": "q"}, "recent=[]"),
             ("continuum_activity_results", {"run_id": uuid7(), "command_id": "0:1"}, "kind=activity name= attempt=1"),
             (
                 "continuum_workers",
@@ -217,8 +224,8 @@ class TestTables:
             "SELECT attrelid::regclass::text FROM pg_attribute WHERE attidentity = 'd' AND attname = 'id' "
             "AND attrelid::regclass::text LIKE 'continuum%' ORDER BY 1"
         )
-        tables = ("continuum_inbox", "continuum_schedules", "continuum_workers", "continuum_workflow_versions")
-        assert identity == [(table,) for table in tables]
+        tables = ("inbox", "queues", "schedules", "workers", "workflow_versions")
+        assert identity == [(f"continuum_{table}",) for table in tables]
 
     def test_lease_tokens_only_grow(self):
         tokens = [rows("SELECT nextval('continuum_lease_token_seq')")[0][0] for _ in range(3)]
@@ -437,5 +444,6 @@ class TestOtherModels:
         Schedule.objects.create(name="nightly", workflow="shop.report", spec="0 3 * * *")
         assert ActivityTask.objects.get(pk=(run_id, "0:1")).state == ActivityTask.State.READY
         assert Worker.objects.get().queues == ["default"]
-        said = [str(model.objects.get()) for model in (ActivityTask, Worker, WorkflowVersion, Schedule)]
-        assert said == ["shop.charge 0:1", "web-1", "shop.order v2", "nightly"]
+        Queue.objects.create(name="mail")
+        said = [str(model.objects.get()) for model in (ActivityTask, Worker, WorkflowVersion, Schedule, Queue)]
+        assert said == ["shop.charge 0:1", "web-1", "shop.order v2", "nightly", "mail"]

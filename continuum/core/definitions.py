@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, update_wrapper
 from typing import Any
 
 from continuum import values
-from continuum.core.durations import seconds
 from continuum.core.effects import Effect, in_workflow
+from continuum.core.options import ActivityOptions, activity_options
 from continuum.core.registry import Registry, describe_function, registry
 from continuum.core.retry import Retry
 from continuum.core.versions import source_hash
@@ -21,6 +20,8 @@ from continuum.exceptions import DurableValueError, NotInWorkflowError
 __all__ = ["ActivityDefinition", "Registry", "Retry", "WorkflowDefinition", "activity", "registry", "workflow"]
 
 _DEFAULT_RETENTION = timedelta(days=30)
+_PER_CALL = ("retry", "timeout", "heartbeat_timeout", "queue", "priority", "idempotency_key")
+_DECLARED = (*_PER_CALL, "transactional")
 
 
 class _Definition:
@@ -182,14 +183,6 @@ class WorkflowDefinition(_Definition):
         return self.fn(*args, **kwargs)
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityOptions:
-    """What may differ from call to call. ``timeout`` is in seconds, None for no limit."""
-
-    retry: Retry = field(default_factory=Retry)
-    timeout: float | None = None
-
-
 class ActivityDefinition(_Definition):
     """A function that does real work on behalf of a run. Made by :func:`activity`.
 
@@ -204,6 +197,11 @@ class ActivityDefinition(_Definition):
         super().__init__(fn, name)
         self.default_options = options
         self.is_async = inspect.iscoroutinefunction(fn)
+        if self.is_async and options.transactional:
+            raise TypeError(
+                f"{describe_function(fn)}: a transactional activity must be a def function, as Django's transactions "
+                "do not span awaits"
+            )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Effect:
         return self._effect(self.default_options, args, kwargs)
@@ -225,33 +223,19 @@ class ActivityDefinition(_Definition):
         """Return a callable that runs this activity with other options for one call.
 
         Args:
-            retry: a :class:`Retry`.
-            timeout: seconds or timedelta per attempt, or None.
+            retry, timeout, heartbeat_timeout, queue, priority: as for :func:`activity`.
+            idempotency_key: the key itself, a string.
 
         Raises:
-            TypeError: an option that does not exist.
+            TypeError: an option that does not exist, or is of the wrong type.
+            ValueError: one that is out of range.
         """
-        changed = _activity_options(self.default_options, overrides, f"{self.__name__}.options()")
+        changed = activity_options(self.default_options, overrides, f"{self.__name__}.options()", _PER_CALL)
 
         def call(*args: Any, **kwargs: Any) -> Effect:
             return self._effect(changed, args, kwargs)
 
         return update_wrapper(call, self.fn)
-
-
-def _activity_options(base: ActivityOptions, given: Mapping[str, Any], where: str) -> ActivityOptions:
-    unknown = set(given) - {"retry", "timeout"}
-    if unknown:
-        raise TypeError(f"{where} has no option {', '.join(sorted(unknown))} in this version; it takes retry, timeout")
-    retry = given.get("retry", base.retry)
-    if not isinstance(retry, Retry):
-        raise TypeError(f"{where}: retry must be a Retry, not {retry!r}")
-    timeout = given.get("timeout", base.timeout)
-    if timeout is not None:
-        timeout = seconds(timeout, "timeout")
-        if timeout <= 0:
-            raise ValueError(f"{where}: timeout must be more than 0 seconds, not {timeout:g}")
-    return ActivityOptions(retry, timeout)
 
 
 def workflow(
@@ -293,6 +277,13 @@ def activity(fn: Callable[..., Any] | None = None, *, name: str | None = None, *
         name: the name it is journaled under; ``"<module>.<qualname>"`` unless given.
         retry: a :class:`Retry`; one attempt unless given.
         timeout: seconds or timedelta one attempt may take; no limit unless given.
+        heartbeat_timeout: seconds or timedelta that may pass between two calls of :func:`heartbeat`.
+        queue: a name: workers that serve this queue carry the activity out. Unless given, the run's own worker does.
+        priority: in a queue, tasks with a higher one go first, -32768 to 32767.
+        idempotency_key: a function of the activity's arguments that returns a string or None: of each activity and key
+            there is one committed result, whichever run asks.
+        transactional: True commits what the function writes through the ORM together with the record of its result:
+            it takes effect exactly once. Only for ``def`` functions.
 
     Returns:
         ActivityDefinition: call it inside a workflow.
@@ -301,7 +292,7 @@ def activity(fn: Callable[..., Any] | None = None, *, name: str | None = None, *
         TypeError: not a function, or an option that does not exist or is of the wrong type.
         ValueError: an option is out of range, or the name is taken by another function.
     """
-    chosen = _activity_options(ActivityOptions(), options, "@activity")
+    chosen = activity_options(ActivityOptions(), options, "@activity", _DECLARED)
 
     def declare(function: Callable[..., Any]) -> ActivityDefinition:
         definition = ActivityDefinition(function, name=name, options=chosen)

@@ -23,6 +23,7 @@ class Retry:
         jitter: part of the delay that is random, from 0 (none) to 1 (anything between nothing and twice the delay).
         max_delay: longest delay, in seconds (or a timedelta).
         non_retryable: exception classes, or their names, that end the attempts at once. Subclasses count.
+        horizon: seconds (or a timedelta) after the call beyond which no further attempt begins; None for no such limit.
 
     Raises:
         ValueError: a figure is out of range.
@@ -36,6 +37,7 @@ class Retry:
     jitter: float = 0.0
     max_delay: float = 60.0
     non_retryable: tuple[type[BaseException] | str, ...] = ()
+    horizon: float | None = None
 
     def __post_init__(self) -> None:
         if type(self.max_attempts) is not int:
@@ -46,6 +48,8 @@ class Retry:
             raise ValueError(f"Retry.backoff must be 'exponential' or 'constant', not {self.backoff!r}")
         object.__setattr__(self, "base", seconds(self.base, "Retry.base"))
         object.__setattr__(self, "max_delay", seconds(self.max_delay, "Retry.max_delay"))
+        if self.horizon is not None:
+            object.__setattr__(self, "horizon", seconds(self.horizon, "Retry.horizon"))
         for name, low, high in (("factor", 1.0, float("inf")), ("jitter", 0.0, 1.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):

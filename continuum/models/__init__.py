@@ -7,7 +7,7 @@ the run's id, so that the schema can be distributed by it.
 """
 
 from continuum.models.runs import Event, HistoryEvent, InboxMessage, Run, RunQuerySet
-from continuum.models.work import ActivityResult, ActivityTask, Schedule, Worker, WorkflowVersion
+from continuum.models.work import ActivityResult, ActivityTask, Queue, Schedule, Worker, WorkflowVersion
 
 __all__ = [
     "ActivityResult",
@@ -15,6 +15,7 @@ __all__ = [
     "Event",
     "HistoryEvent",
     "InboxMessage",
+    "Queue",
     "Run",
     "RunQuerySet",
     "Schedule",

@@ -97,6 +97,7 @@ class Run(models.Model):
     retention_until = models.DateTimeField(null=True)
     parent_run_id = models.UUIDField(null=True)
     parent_command_id = models.TextField(null=True)
+    depth = small_column(0)
     correlation_id = models.UUIDField()
     continued_from_run_id = models.UUIDField(null=True)
     continued_to_run_id = models.UUIDField(null=True)

@@ -5,17 +5,40 @@ from django.db import models
 from continuum.fields import DurableJSONField, Index
 from continuum.models.columns import json_column, now_column, small_column, text_column
 
-__all__ = ["ActivityResult", "ActivityTask", "Schedule", "Worker", "WorkflowVersion"]
+__all__ = ["ActivityResult", "ActivityTask", "Queue", "Schedule", "Worker", "WorkflowVersion"]
+
+
+class Queue(models.Model):
+    """A queue with a limit that holds for the whole cluster. Whoever claims from it holds this row meanwhile.
+
+    ``recent`` is what the rate limit counts: ``[microseconds since the epoch, number of claims]`` of each claim that
+    still falls within the limit's window.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    name = models.TextField()
+    recent = json_column(list)
+
+    class Meta:
+        db_table = "continuum_queues"
+        constraints = (models.UniqueConstraint(fields=["name"], name="continuum_queues_name_key"),)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class ActivityTask(models.Model):
-    """An activity that waits for, or is with, a worker serving its queue."""
+    """An activity that waits for, or is with, a worker serving its queue.
+
+    An activity that the run's own owner carries out has a row only once it has recorded a heartbeat: ``local``.
+    """
 
     class State(models.TextChoices):
         """Where a task stands."""
 
         READY = "ready", "ready"
         RUNNING = "running", "running"
+        LOCAL = "local", "local"
 
     pk = models.CompositePrimaryKey("run_id", "command_id")
     run_id = models.UUIDField()
@@ -27,6 +50,7 @@ class ActivityTask(models.Model):
     options = json_column(dict)
     state = text_column(State.READY)
     attempt = small_column(0)
+    recoveries = small_column(0)
     due_at = now_column()
     owner_id = models.BigIntegerField(null=True)
     lease_token = models.BigIntegerField(default=0, db_default=0)

@@ -17,6 +17,7 @@ import psycopg
 from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.connections import Backoff
 from continuum.worker.live import Entry, LiveRun, RowUpdate
+from continuum.worker.outbox import Sent, write_outbox
 from continuum.worker.sql import load
 
 __all__ = ["JOURNAL_SESSION", "Journal"]
@@ -47,6 +48,7 @@ class Journal:
         on_durable: called on the loop with the entries a commit made durable, in order.
         on_fenced: called with runs this worker no longer holds: nothing of theirs was written.
         on_refused: called with a run and the error when PostgreSQL refuses what the run wants recorded.
+        on_sent: called with whom to tell of what a commit has sent to others.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Journal:
         on_durable: Callable[[list[Entry]], None],
         on_fenced: Callable[[LiveRun], None],
         on_refused: Callable[[LiveRun, Entry, Exception], None],
+        on_sent: Callable[[Sent], None] = lambda sent: None,
     ) -> None:
         self._connect = connect
         self._connection: psycopg.AsyncConnection[Any] | None = None
@@ -64,6 +67,7 @@ class Journal:
         self._on_durable = on_durable
         self._on_fenced = on_fenced
         self._on_refused = on_refused
+        self._on_sent = on_sent
         self._open: dict[LiveRun, Entry] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -175,8 +179,7 @@ class Journal:
                     batch = [entry for entry in batch if entry.live.id not in landed]
                     doubtful = False
                     continue
-                cursor = await self._connection.execute(self._statement, self._parameters(batch), prepare=True)
-                rows = await cursor.fetchall()
+                rows = await self._execute(self._connection, batch)
                 self.commits += 1
                 if not rows:
                     self.events += sum(len(entry.events) for entry in batch)
@@ -202,6 +205,19 @@ class Journal:
                     self._connection = None
                 await asyncio.sleep(backoff.next())
         return lost
+
+    async def _execute(self, connection: psycopg.AsyncConnection[Any], batch: list[Entry]) -> list[tuple[Any, ...]]:
+        """Commit a batch; returns the ids of the runs this worker does not hold, in which case nothing is written."""
+        parameters = self._parameters(batch)
+        if all(entry.outbox is None for entry in batch):
+            cursor = await connection.execute(self._statement, parameters, prepare=True)
+            return await cursor.fetchall()
+        async with connection.transaction():
+            cursor = await connection.execute(self._statement, parameters, prepare=True)
+            rows = await cursor.fetchall()
+            sent = Sent() if rows else await write_outbox(connection, batch)
+        self._on_sent(sent)
+        return rows
 
     async def _landed(self, connection: psycopg.AsyncConnection[Any], batch: list[Entry]) -> set[UUID]:
         """Tell which entries of a batch the lost commit has written after all.

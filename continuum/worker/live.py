@@ -9,6 +9,7 @@ from uuid import UUID
 from continuum.core.commands import Command
 from continuum.core.execution import Execution
 from continuum.core.history import Event
+from continuum.worker.outbox import Outbox
 
 __all__ = ["Entry", "LiveRun", "Message", "RowUpdate"]
 
@@ -47,7 +48,7 @@ class RowUpdate(NamedTuple):
 class Entry:
     """What one run wants written in one commit, and what waits for that commit."""
 
-    __slots__ = ("commands", "consumed", "events", "kept", "last_resort", "live", "size", "update")
+    __slots__ = ("commands", "consumed", "events", "kept", "last_resort", "live", "outbox", "size", "update")
 
     def __init__(self, live: LiveRun) -> None:
         self.live = live
@@ -56,8 +57,15 @@ class Entry:
         self.kept: list[int] = []
         self.update: RowUpdate | None = None
         self.commands: list[Command] = []
+        self.outbox: Outbox | None = None
         self.size = 0
         self.last_resort = False
+
+    def send(self) -> Outbox:
+        """Return what is sent along with this entry, to add to."""
+        if self.outbox is None:
+            self.outbox = Outbox()
+        return self.outbox
 
 
 class LiveRun:

@@ -34,9 +34,17 @@ from continuum.worker.leases import Lease, RenewResult
 from continuum.worker.live import LiveRun
 from continuum.worker.maintenance import Maintenance
 from continuum.worker.options import NodeOptions
+from continuum.worker.outbox import Sent
 from continuum.worker.timers import Timers
 from continuum.worker.versions import register_versions
-from continuum.worker.wakes import DONE_CHANNEL, MAIL_CHANNEL, READY_CHANNEL, Hints, Listener
+from continuum.worker.wakes import (
+    DONE_CHANNEL,
+    MAIL_CHANNEL,
+    READY_CHANNEL,
+    Hints,
+    Listener,
+    worker_channel,
+)
 
 __all__ = ["Node", "run_node"]
 
@@ -206,6 +214,7 @@ class _Session:
             on_durable=engine.on_durable,
             on_fenced=self._on_fenced,
             on_refused=engine.on_refused,
+            on_sent=self._on_sent,
         )
         self.executor = ActivityExecutor(
             loop, threads=options.threads, on_results=engine.attempts.on_results, clock=self.clock.now_us
@@ -303,6 +312,17 @@ class _Session:
         # Due at once, or with mail that came while they were on their way out: whoever has room may take them.
         self.hints.notify(READY_CHANNEL)
         self.hints.notify(MAIL_CHANNEL, run_ids)
+
+    def _on_sent(self, sent: Sent) -> None:
+        mine = [run_id for run_id, owner in sent.news.items() if owner == self.worker_id]
+        if mine:
+            self.intake.on_runs(mine)
+        for run_id, owner in sent.news.items():
+            if owner != self.worker_id:
+                self.hints.notify(MAIL_CHANNEL if owner is None else worker_channel(owner), (run_id,))
+        if sent.ready:
+            self.intake.on_ready()
+            self.hints.notify(READY_CHANNEL)
 
     def _on_lost(self, reason: str) -> None:
         self.lost_because = reason

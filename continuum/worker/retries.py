@@ -25,4 +25,7 @@ def next_attempt_us(command: Command, error: dict[str, Any], now_us: int) -> int
     delay = error.get("retry_after")
     if delay is None:
         delay = retry.delay(command.attempt, random.random())
-    return min(now_us + round(delay * 1e6), LAST_US)
+    next_us = min(now_us + round(delay * 1e6), LAST_US)
+    if retry.horizon is not None and next_us > command.issued_us + retry.horizon * 1e6:
+        return None
+    return next_us

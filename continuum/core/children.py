@@ -1,0 +1,44 @@
+"""What a run tells others to do: children to start, and the run that continues it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+__all__ = ["ChildStart", "Successor"]
+
+
+@dataclass(slots=True)
+class ChildStart:
+    """A child to start. Starting it twice starts it once, as the id follows from the command.
+
+    Attributes:
+        id: the child's run id.
+        reply_to: the command its outcome answers, as ``continuum_runs.parent_command_id`` has it.
+        definition: the child's workflow.
+        input: its arguments, JSON text.
+        namespace: where it belongs; None for its parent's.
+        attributes: JSON text; None for its parent's.
+    """
+
+    id: UUID
+    reply_to: str
+    definition: Any
+    input: str
+    namespace: str | None = None
+    attributes: str | None = None
+
+
+class Successor(NamedTuple):
+    """The run that goes on where a run has ended with ``continue_as_new``.
+
+    Attributes:
+        id: its run id.
+        input: its arguments, JSON text.
+        signals: signals that came and nobody has asked for: name and payload (JSON text), in order.
+    """
+
+    id: UUID
+    input: str
+    signals: tuple[tuple[str, str], ...] = ()
