@@ -39,8 +39,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
         workflow as workflow,
     )
     from continuum.core.effects import (
+        sleep as sleep,
+        sleep_until as sleep_until,
+        wait_signal as wait_signal,
+    )
+    from continuum.core.facts import (
         RunInfo as RunInfo,
-        as_completed as as_completed,
         logger as logger,
         now as now,
         patched as patched,
@@ -48,18 +52,29 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
         run_info as run_info,
         set_progress as set_progress,
         side_effect as side_effect,
-        sleep as sleep,
-        sleep_until as sleep_until,
         today as today,
         uuid4 as uuid4,
+    )
+    from continuum.core.gathering import (
+        as_completed as as_completed,
         wait as wait,
-        wait_signal as wait_signal,
+    )
+    from continuum.core.lineage import (
+        Child as Child,
+        continue_as_new as continue_as_new,
+        start_child as start_child,
+    )
+    from continuum.core.sagas import (
+        compensate as compensate,
+        compensate_all as compensate_all,
+        saga as saga,
     )
     from continuum.exceptions import (
         ActivityCancelledError as ActivityCancelledError,
         ActivityError as ActivityError,
         ActivityTimeoutError as ActivityTimeoutError,
         AlreadyStartedError as AlreadyStartedError,
+        ChildDepthError as ChildDepthError,
         ChildError as ChildError,
         ContinuumError as ContinuumError,
         DurableValueError as DurableValueError,
@@ -91,8 +106,12 @@ _MODULES = {
         "workflow",
     ),
     "continuum.core.effects": (
+        "sleep",
+        "sleep_until",
+        "wait_signal",
+    ),
+    "continuum.core.facts": (
         "RunInfo",
-        "as_completed",
         "logger",
         "now",
         "patched",
@@ -100,12 +119,22 @@ _MODULES = {
         "run_info",
         "set_progress",
         "side_effect",
-        "sleep",
-        "sleep_until",
         "today",
         "uuid4",
+    ),
+    "continuum.core.gathering": (
+        "as_completed",
         "wait",
-        "wait_signal",
+    ),
+    "continuum.core.lineage": (
+        "Child",
+        "continue_as_new",
+        "start_child",
+    ),
+    "continuum.core.sagas": (
+        "compensate",
+        "compensate_all",
+        "saga",
     ),
     "continuum.core.activity_context": (
         "ActivityInfo",
@@ -136,6 +165,7 @@ _MODULES = {
         "ActivityError",
         "ActivityTimeoutError",
         "AlreadyStartedError",
+        "ChildDepthError",
         "ChildError",
         "ContinuumError",
         "DurableValueError",

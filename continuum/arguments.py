@@ -5,12 +5,9 @@ Everything is checked before anything is written, and every complaint names the 
 
 from __future__ import annotations
 
-import json
-import re
 import types
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
@@ -18,8 +15,10 @@ from continuum import values
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import WorkflowDefinition, registry
 from continuum.core.durations import seconds
+from continuum.core.names import namespace as checked_namespace, text
 from continuum.exceptions import DurableValueError
 from continuum.models import Run
+from continuum.values.plain import plain_json
 
 __all__ = [
     "accepts",
@@ -35,13 +34,7 @@ __all__ = [
     "wait_seconds",
 ]
 
-_LONGEST_NAME = 200
-_LONGEST_KEY = 500
 _LONGEST_TIMEOUT = 100 * 365 * 86_400
-_DEEPEST_ATTRIBUTES = 100
-# Control characters, and half surrogate pairs, which no database stores.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def definition_of(flow: WorkflowDefinition | str) -> WorkflowDefinition:
@@ -87,25 +80,9 @@ def run_uuid(run_id: UUID | str | Run) -> UUID:
     raise TypeError(f"run_id must be a UUID, its string, or a Run, not {run_id!r}")
 
 
-def text(name: str, value: object, longest: int = _LONGEST_KEY) -> str:
-    """Return ``value`` if it is a non-empty string that can be stored.
-
-    Raises:
-        TypeError: not a string.
-        ValueError: empty, longer than ``longest`` characters, or with characters no database stores.
-    """
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {value!r}")
-    if not 0 < len(value) <= longest:
-        raise ValueError(f"{name} must have 1 to {longest} characters, not {len(value)}")
-    if _UNSTORABLE.search(value):
-        raise ValueError(f"{name} must not hold NUL or lone surrogates: {value!r}")
-    return value
-
-
 def namespace_filter(namespace: str | None) -> str | None:
     """Return the namespace a run must be in, None for any."""
-    return None if namespace is None else _namespace(namespace)
+    return None if namespace is None else checked_namespace(namespace)
 
 
 def wait_seconds(timeout: Any) -> float | None:
@@ -126,7 +103,7 @@ def start_options(
     if not -(2**15) <= priority < 2**15:
         raise ValueError(f"priority must be between -32768 and 32767, not {priority}")
     return {
-        "namespace": namespace if namespace == "default" else _namespace(namespace),
+        "namespace": namespace if namespace == "default" else checked_namespace(namespace),
         "attributes": _attributes(attributes) if attributes is not None else "{}",
         "start_at": None if start_at is None else _moment("start_at", start_at),
         "timeout_us": None if timeout is None else _timeout_us(timeout),
@@ -193,13 +170,6 @@ def accepts(annotation: Any, value: Any) -> bool:
     return not isinstance(annotation, type) or isinstance(value, annotation)
 
 
-def _namespace(namespace: object) -> str:
-    name = text("namespace", namespace, _LONGEST_NAME)
-    if _UNPRINTABLE.search(name):
-        raise ValueError(f"namespace must not hold control characters: {name!r}")
-    return name
-
-
 def _moment(name: str, value: object) -> datetime:
     if not isinstance(value, datetime):
         raise TypeError(f"{name} must be an aware datetime, not {value!r}")
@@ -218,36 +188,8 @@ def _timeout_us(timeout: Any) -> int:
     return max(1, round(length * 1_000_000))
 
 
-def _attributes(attributes: object) -> str:
-    if not isinstance(attributes, dict):
-        raise TypeError(f"attributes must be a dict of plain JSON values, not {attributes!r}")
-    _check_plain("attributes", attributes, 0)
-    encoded = json.dumps(attributes, allow_nan=False, separators=(",", ":"))
-    return _limited("attributes", encoded, continuum_settings.MAX_VALUE_BYTES)
-
-
-def _check_plain(path: str, value: object, depth: int) -> None:
-    if value is None or isinstance(value, bool | int):
-        return
-    if isinstance(value, str):
-        if _UNSTORABLE.search(value):
-            raise ValueError(f"{path}: attributes must not hold NUL or lone surrogates: {value!r}")
-    elif isinstance(value, float):
-        if not isfinite(value):
-            raise ValueError(f"{path}: attributes cannot hold {value!r}")
-    elif depth > _DEEPEST_ATTRIBUTES:
-        raise ValueError(f"attributes must not be nested deeper than {_DEEPEST_ATTRIBUTES} levels")
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"{path}: attributes have strings as keys, not {key!r}")
-            _check_plain(path, key, depth)
-            _check_plain(f"{path}.{key}", each, depth + 1)
-    elif isinstance(value, list):
-        for index, each in enumerate(value):
-            _check_plain(f"{path}[{index}]", each, depth + 1)
-    else:
-        raise TypeError(f"{path}: attributes hold plain JSON values only, not {value!r}")
+def _attributes(attributes: Any) -> str:
+    return _limited("attributes", plain_json("attributes", attributes), continuum_settings.MAX_VALUE_BYTES)
 
 
 def _limited(path: str, encoded: str, limit: int) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 from uuid import UUID
 
 __all__ = [
-    "ActivityCancelledError", "ActivityError", "ActivityTimeoutError", "AlreadyStartedError", "ChildError",
-    "ContinuumError", "DurableValueError", "InvalidQueryError", "NonDeterminismError", "NonRetryableError",
-    "NotInWorkflowError", "PoisonRunError", "ReplayDriftError", "RetryAfterError", "RunCancelledError",
-    "RunFailedError", "RunNotActiveError", "RunNotFoundError", "RunStateError", "SignalRefusedError",
-    "SignalTimeoutError", "UnknownActivityError", "UnknownWorkflowError",
+    "ActivityCancelledError", "ActivityError", "ActivityTimeoutError", "AlreadyStartedError", "ChildDepthError",
+    "ChildError", "ContinuumError", "DurableValueError", "InvalidQueryError", "NonDeterminismError",
+    "NonRetryableError", "NotInWorkflowError", "PoisonRunError", "ReplayDriftError", "RetryAfterError",
+    "RunCancelledError", "RunFailedError", "RunNotActiveError", "RunNotFoundError", "RunStateError",
+    "SignalRefusedError", "SignalTimeoutError", "UnknownActivityError", "UnknownWorkflowError",
 ]  # fmt: skip
 
 
@@ -152,8 +152,8 @@ class ActivityError(ContinuumError):
         self.activity, self.attempts, self.type, self.message, self.details = activity, attempts, type, message, details
 
     def __str__(self) -> str:
-        times = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
-        return f"activity {self.activity} failed after {times}: {_described(self.type, self.message)}"
+        attempts = f"{self.attempts} attempt{'' if self.attempts == 1 else 's'}"
+        return f"activity {self.activity} failed after {attempts}: {_described(self.type, self.message)}"
 
 
 class ChildError(ContinuumError):
@@ -172,17 +172,25 @@ class ChildError(ContinuumError):
         self, workflow: str, run_id: UUID | str, state: str, type: str = "", message: str = "", details: Any = None
     ) -> None:
         super().__init__(workflow, run_id, state, type, message, details)
-        self.workflow = workflow
-        self.run_id = run_id
-        self.state = state
-        self.type = type
-        self.message = message
-        self.details = details
+        self.workflow, self.run_id, self.state = workflow, run_id, state
+        self.type, self.message, self.details = type, message, details
 
     def __str__(self) -> str:
         what = "was cancelled" if self.state == "cancelled" else self.state
         why = _described(self.type, self.message)
         return f"child {self.workflow} ({self.run_id}) {what}" + (f": {why}" if why else "")
+
+
+class ChildDepthError(ContinuumError, RecursionError):
+    """A run nested ``depth`` deep, a child of a child of a child …, wants to start a child of ``workflow``."""
+
+    def __init__(self, workflow: str, depth: int) -> None:
+        super().__init__(workflow, depth)
+        self.workflow, self.depth = workflow, depth
+
+    def __str__(self) -> str:
+        where = f"{self.workflow} cannot be started as a child: runs are nested {self.depth} deep already"
+        return f"{where}. A workflow that goes on for ever calls continue_as_new()"
 
 
 # Inside an activity
@@ -348,12 +356,7 @@ class RunFailedError(ContinuumError):
 
 
 class RunCancelledError(ContinuumError):
-    """The run whose result was asked for was cancelled.
-
-    Attributes:
-        run_id: the run.
-        reason: why, as its canceller put it; may be empty.
-    """
+    """The run (``run_id``) whose result was asked for was cancelled, for a ``reason`` that may be empty."""
 
     def __init__(self, run_id: UUID, reason: str = "") -> None:
         super().__init__(run_id, reason)

@@ -1,18 +1,24 @@
-"""What the code of one run has asked for and not yet got: activities, timers, signals."""
+"""What the code of one run has asked for and not yet got: activities, children, timers, signals."""
 
 from __future__ import annotations
 
 import heapq
+import json
 from asyncio import Future
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from continuum import values
+from continuum.core.children import ChildStart
 from continuum.core.commands import Command
 from continuum.core.loop import LAST_US, DeterministicLoop, TimerHandle
+from continuum.exceptions import ChildDepthError
 
-__all__ = ["Asks"]
+__all__ = ["MAX_DEPTH", "Asks"]
+
+#: How deep children may be nested: a bound on what a workflow that starts itself can do.
+MAX_DEPTH = 100
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -36,23 +42,31 @@ class Asks:
         self._max_bytes = max_bytes
         self._issued: list[Command] = []
         self._abandoned: list[Command] = []
+        self._cancels: list[Command] = []
         self._timers: list[tuple[int, int, Command]] = []
         self._mailbox: dict[str, deque[Any]] = {}
         self._waiters: dict[str, deque[Command]] = {}
 
-    def take(self) -> tuple[list[Command], list[Command]]:
-        """Return the commands to carry out, and those taken before that nobody waits for any more."""
-        commands = [command for command in self._issued if not command.answered]
+    def take(self) -> tuple[list[Command], list[Command], list[Command]]:
+        """Return the commands to carry out, the activities nobody waits for any more, and the children to cancel."""
+        # A child that was started on its own account is, also if its parent has ended meanwhile.
+        commands = [command for command in self._issued if not command.answered or command.detached]
         for command in commands:
             command.taken = True
-        abandoned = self._abandoned
-        self._issued, self._abandoned = [], []
-        return commands, abandoned
+        abandoned, cancels = self._abandoned, self._cancels
+        self._issued, self._abandoned, self._cancels = [], [], []
+        return commands, abandoned, cancels
+
+    def replayed(self) -> None:
+        """All history is lived through: what is open now may have been taken by the process before."""
+        for command in self._issued:
+            command.taken = True
 
     def clear(self) -> None:
         """Forget everything: the run is given up in this process."""
         self.pending.clear()
         self._issued.clear()
+        self._cancels.clear()
         self._timers.clear()
         self._waiters.clear()
         self._mailbox.clear()
@@ -82,10 +96,15 @@ class Asks:
         if kind == "activity":
             command.definition = effect.definition
             command.options = effect.options
+            command.undoes = effect.undoes
             command.args = effect.definition.encode_arguments(
                 effect.args, effect.kwargs or {}, path=effect.name, max_bytes=self._max_bytes
             )
+            if effect.options.idempotency_key is not None:
+                command.key = effect.options.key_of(effect.args, effect.kwargs or {})
             self._issued.append(command)
+        elif kind == "child":
+            self._start_child(command, effect)
         elif kind == "timer":
             self._set_timer(command, effect.args)
         else:
@@ -93,6 +112,45 @@ class Asks:
         if not command.answered:
             self.pending[command.id] = command
         return command
+
+    def _start_child(self, command: Command, effect: Any) -> None:
+        definition, options = effect.definition, effect.options
+        run = self._loop.execution.run
+        if run.depth >= MAX_DEPTH:
+            raise ChildDepthError(definition.name, run.depth)
+        input_ = definition.encode_arguments(
+            effect.args, effect.kwargs or {}, path=effect.name, max_bytes=self._max_bytes
+        )
+        command.definition = definition
+        command.undoes = effect.undoes
+        command.child = ChildStart(
+            run.id, command.id, definition, input_, options.namespace, options.attributes, options.key
+        )
+        command.child.belong_to(run.id, command.id, self._loop.time_us)
+        command.args = input_
+        if options.key is not None or options.namespace is not None or options.attributes is not None:
+            said = {"id": options.key, "namespace": options.namespace, "attributes": options.attributes}
+            command.args = f'{{"input":{input_},"options":{json.dumps(said)}}}'
+        self._issued.append(command)
+
+    def cancel_child(self, command: Command, reason: str) -> None:
+        """Have the child of a command cancelled, if it runs as far as is known."""
+        if not command.future.done() and not self._loop.closing:
+            self._cancel_child(command, reason)
+
+    def _cancel_child(self, command: Command, reason: str) -> None:
+        if command.cancelled is not None:
+            return
+        # What a replay cancels again was cancelled when it was first said: in the commit of what led to it.
+        if command.taken or not self._loop.execution.replaying:
+            command.cancelled = reason
+            self._cancels.append(command)
+
+    def cancel_children(self, reason: str) -> None:
+        """Have every child cancelled that is under way."""
+        for command in self.pending.values():
+            if command.kind == "child":
+                self._cancel_child(command, reason)
 
     def start_timer(self, delay_us: int, handle: TimerHandle) -> Command:
         """Turn ``loop.call_later`` into a command."""
@@ -137,8 +195,33 @@ class Asks:
         self.pending.pop(command.id, None)
         if command.kind == "signal":
             self.leave_line(command)
+        elif command.kind == "child":
+            if command.taken:
+                self._cancel_child(command, "its parent does not wait for it any more")
         elif command.taken:
             self._abandoned.append(command)
+
+    def abandon_all(self, state: str) -> None:
+        """Forget everything that is open: the run has ended in that state.
+
+        A child that was started on its own account outlives a run that was not cancelled. Of a run that failed all
+        children do: what they come to is there when the run is retried.
+        """
+        for command in list(self.pending.values()):
+            if state == "cancelled":
+                command.detached = False
+            if command.kind == "child" and (command.detached or state == "failed"):
+                self.settle(command)
+            else:
+                self.abandon(command)
+
+    def kept(self) -> tuple[tuple[str, str], ...]:
+        """Return the signals nobody has asked for, as names and JSON texts; those of one name in order."""
+        return tuple(
+            (name, json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
+            for name, payloads in self._mailbox.items()
+            for payload in payloads
+        )
 
     def next_timer(self) -> Command | None:
         """Return the timer that is due first, or None. Ties go by creation."""

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
-__all__ = ["ChildStart", "Successor"]
+from continuum.ids import derived_child
+
+__all__ = ["ChildOptions", "ChildStart", "Successor"]
+
+
+class ChildOptions(NamedTuple):
+    """What may be said about a child: ``id=``, and namespace and attributes (JSON text) other than its parent's."""
+
+    key: str | None = None
+    namespace: str | None = None
+    attributes: str | None = None
 
 
 @dataclass(slots=True)
@@ -20,6 +30,8 @@ class ChildStart:
         input: its arguments, JSON text.
         namespace: where it belongs; None for its parent's.
         attributes: JSON text; None for its parent's.
+        key: the ``id=`` its parent gave, if any.
+        generation: how often it was started anew because its parent was retried.
     """
 
     id: UUID
@@ -28,6 +40,13 @@ class ChildStart:
     input: str
     namespace: str | None = None
     attributes: str | None = None
+    key: str | None = None
+    generation: int = 0
+
+    def belong_to(self, parent_id: UUID, command_id: str, time_us: int) -> None:
+        """Take the id that follows from parent, command and generation."""
+        self.reply_to = f"{command_id}#{self.generation}" if self.generation else command_id
+        self.id = derived_child(parent_id, self.reply_to, self.key, time_us)
 
 
 class Successor(NamedTuple):

@@ -15,33 +15,43 @@ class Command:
 
     Attributes:
         id: its identity within the run: the task's path and an ordinal, ``"0.2:3"``.
-        kind: ``"activity"``, ``"timer"`` or ``"signal"``.
-        name: of the activity or signal.
+        kind: ``"activity"``, ``"child"``, ``"timer"`` or ``"signal"``.
+        name: of the activity, signal or child's workflow.
         args: its arguments as JSON text; with id, kind and name what replay compares.
         issued_us: when the code asked, microseconds since the epoch.
         due_us: when a timer, or the timeout of a wait, is over.
         attempt: number of the attempt that is under way or next, from 1.
         not_before_us: when a retried activity may start again.
         answered: nothing more is expected for it.
-        taken: it was handed out to be carried out.
+        taken: it was handed out to be carried out, now or, as far as is known, in a process before this one.
+        key: idempotency key of an activity, or None.
+        child: the child to start.
+        detached: a child whose parent does not wait for it where it starts it.
+        cancelled: why its child was asked to cancel itself, or None.
+        undoes: the command it compensates for, or None.
     """
 
     __slots__ = (
         "answered",
         "args",
         "attempt",
+        "cancelled",
+        "child",
         "definition",
+        "detached",
         "due_us",
         "future",
         "handle",
         "id",
         "issued_us",
+        "key",
         "kind",
         "last_error",
         "name",
         "not_before_us",
         "options",
         "taken",
+        "undoes",
     )
 
     def __init__(self, id_: str, kind: str, name: str | None, issued_us: int) -> None:
@@ -60,6 +70,11 @@ class Command:
         self.options: Any = None
         self.future: Any = None
         self.handle: Any = None
+        self.key: str | None = None
+        self.child: Any = None
+        self.detached = False
+        self.cancelled: str | None = None
+        self.undoes: str | None = None
 
     def waiting(self) -> dict[str, Any]:
         """One entry of ``Run.waiting_on``."""
@@ -71,6 +86,11 @@ class Command:
                 entry["next_try"] = _iso(self.not_before_us)
             if self.last_error is not None:
                 entry["last_error"] = f"{self.last_error['type']}: {self.last_error['message']}"[:500]
+            if self.options.queue is not None:
+                entry["queue"] = self.options.queue
+        elif self.kind == "child":
+            entry["name"] = self.name
+            entry["id"] = str(self.child.id)
         else:
             if self.name is not None:
                 entry["name"] = self.name

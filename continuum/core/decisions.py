@@ -29,7 +29,7 @@ def side_effect(execution: Any, fn: Any, args: tuple[Any, ...]) -> Any:
     returns = values.return_annotation(fn)
     event = execution.recorded.pop(command_id, None)
     if event is None:
-        if execution.replaying:
+        if execution.replaying and not execution.retrying:
             execution.raise_drift(command_id, "no such record", f"side_effect {name}")
         event = execution.decide(
             EventType.SIDE_EFFECT, command_id, name, _run_aside(execution, fn, args, name, returns)

@@ -10,7 +10,8 @@ from functools import cached_property, update_wrapper
 from typing import Any
 
 from continuum import values
-from continuum.core.effects import Effect, in_workflow
+from continuum.core.children import ChildOptions
+from continuum.core.effects import Bound, Effect, in_workflow
 from continuum.core.options import ActivityOptions, activity_options
 from continuum.core.registry import Registry, describe_function, registry
 from continuum.core.retry import Retry
@@ -123,12 +124,26 @@ class _Definition:
             raw = raw["args"]
         return [values.restore(value, annotations.at(index)) for index, value in enumerate(raw)], keywords
 
+    def bind(self, *args: Any, **kwargs: Any) -> Bound:
+        """Return a call that is not made yet, for ``compensated_by``.
+
+        Raises:
+            TypeError: the arguments do not fit the signature.
+        """
+        self.bind_arguments(args, kwargs)
+        return Bound(self._call, self.name, args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Effect:
+        raise NotImplementedError
+
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name}>"
 
 
 class WorkflowDefinition(_Definition):
     """A durable ``async def`` function. Made by :func:`workflow`.
+
+    Calling it inside a workflow makes an effect: await it to start a child and get its result.
 
     Attributes:
         fn: the function itself.
@@ -170,13 +185,17 @@ class WorkflowDefinition(_Definition):
     def version_hash(self) -> str:
         return source_hash(self.fn)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not in_workflow():
+    def __call__(self, *args: Any, **kwargs: Any) -> Effect:
+        return self._call(args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Effect:
+        loop = _get_running_loop()
+        if not in_workflow(loop):
             raise NotInWorkflowError(
                 f"{self.name} is a workflow: start a run of it with continuum.start({self.__name__}, ...), or run the "
                 f"plain function in a unit test with {self.__name__}.call(...)"
             )
-        raise NotInWorkflowError(f"{self.name}: calling a workflow from a workflow is not supported by this version")
+        return Effect(loop.execution, "child", self.name, self, args, kwargs, ChildOptions())
 
     def call(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Call the plain coroutine function, for unit tests: nothing is durable."""
@@ -204,6 +223,9 @@ class ActivityDefinition(_Definition):
             )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Effect:
+        return self._effect(self.default_options, args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Effect:
         return self._effect(self.default_options, args, kwargs)
 
     def _effect(self, options: ActivityOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Effect:
@@ -235,6 +257,11 @@ class ActivityDefinition(_Definition):
         def call(*args: Any, **kwargs: Any) -> Effect:
             return self._effect(changed, args, kwargs)
 
+        def bind(*args: Any, **kwargs: Any) -> Bound:
+            self.bind_arguments(args, kwargs)
+            return Bound(lambda args, kwargs: self._effect(changed, args, kwargs), self.name, args, kwargs)
+
+        call.bind = bind  # type: ignore[attr-defined]
         return update_wrapper(call, self.fn)
 
 

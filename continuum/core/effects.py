@@ -1,43 +1,28 @@
-"""What workflow code may say: effects to await, and the deterministic stand-ins for clock, randomness and logging."""
+"""What workflow code awaits: activities, children, timers, signals."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from asyncio import _get_running_loop
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
-from continuum.core import decisions
 from continuum.core.durations import seconds
 from continuum.core.loop import DeterministicLoop
 from continuum.core.releasing import Released
 from continuum.exceptions import NotInWorkflowError
 
 __all__ = [
+    "Bound",
+    "Compensation",
     "Effect",
-    "RunInfo",
-    "as_completed",
+    "current_execution",
     "in_workflow",
-    "logger",
-    "now",
-    "patched",
-    "random",
-    "run_info",
-    "set_progress",
-    "side_effect",
     "sleep",
     "sleep_until",
-    "today",
-    "uuid4",
-    "wait",
     "wait_signal",
 ]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def in_workflow(loop: Any = None) -> bool:
@@ -45,7 +30,8 @@ def in_workflow(loop: Any = None) -> bool:
     return type(loop or _get_running_loop()) is DeterministicLoop
 
 
-def _execution(caller: str) -> Any:
+def current_execution(caller: str) -> Any:
+    """Return the execution whose code is running, or complain on behalf of ``caller``."""
     loop = _get_running_loop()
     if type(loop) is not DeterministicLoop:
         raise NotInWorkflowError(
@@ -55,8 +41,36 @@ def _execution(caller: str) -> Any:
     return loop.execution
 
 
+class Compensation:
+    """How an effect is undone, should it have succeeded.
+
+    Attributes:
+        undo: a :class:`Bound` call, or what makes one of the effect's result.
+        command_id: the command to undo; None until it has succeeded.
+        result: what the effect returned.
+        taken: it was begun. No compensation is begun twice.
+    """
+
+    __slots__ = ("command_id", "result", "taken", "undo")
+
+    def __init__(self, undo: Any) -> None:
+        self.undo = undo
+        self.command_id: str | None = None
+        self.result: Any = None
+        self.taken = False
+
+    def effect(self) -> Effect:
+        """Make the effect that undoes."""
+        bound = self.undo if isinstance(self.undo, Bound) else self.undo(self.result)
+        if not isinstance(bound, Bound):
+            raise TypeError(f"a compensation must be made with .bind(...), which {bound!r} is not")
+        effect = bound.effect()
+        effect.undoes = self.command_id
+        return effect
+
+
 class Effect(Coroutine[Any, Any, Any]):
-    """Something a workflow asks for: an activity, a timer, a signal. It starts when it is awaited or made a task.
+    """Something a workflow asks for: an activity, a child, a timer, a signal. It starts when awaited or made a task.
 
     A coroutine like any other, so that ``create_task``, ``gather`` and ``wait_for`` take it. It can be awaited once.
     """
@@ -65,6 +79,7 @@ class Effect(Coroutine[Any, Any, Any]):
         "__weakref__",
         "_driver",
         "args",
+        "compensation",
         "definition",
         "execution",
         "kind",
@@ -72,6 +87,7 @@ class Effect(Coroutine[Any, Any, Any]):
         "name",
         "options",
         "serial",
+        "undoes",
     )
 
     def __init__(
@@ -91,8 +107,36 @@ class Effect(Coroutine[Any, Any, Any]):
         self.args = args
         self.kwargs = kwargs
         self.options = options
+        self.compensation: Compensation | None = None
+        self.undoes: str | None = None
         self.serial = execution.loop.next_serial()
         self._driver: Generator[Any, Any, Any] | None = None
+
+    def compensated_by(self, undo: Bound | Callable[[Any], Bound]) -> Effect:
+        """Say what undoes this effect: ``charge_card(...).compensated_by(refund.bind(...))``.
+
+        Nothing happens until :func:`compensate`, :func:`compensate_all` or the end of a :func:`saga` asks for it, and
+        then only if the effect has succeeded.
+
+        Args:
+            undo: a call that is not made yet, from ``.bind(...)`` of an activity or a workflow; or a function that
+                makes one of the effect's result.
+
+        Returns:
+            This effect, to be awaited.
+
+        Raises:
+            TypeError: it is neither.
+            RuntimeError: the effect has been awaited before.
+        """
+        if not isinstance(undo, Bound) and not callable(undo):
+            raise TypeError(f"undo must be made with .bind(...), or be a function that does so, not {undo!r}")
+        if self.kind not in ("activity", "child"):
+            raise TypeError(f"a {self.kind} has no effect to compensate for")
+        if self._driver is not None:
+            raise RuntimeError(f"{self!r} has been awaited before: say what compensates for it first")
+        self.compensation = Compensation(undo)
+        return self
 
     def __hash__(self) -> int:
         return self.serial
@@ -106,17 +150,24 @@ class Effect(Coroutine[Any, Any, Any]):
     def _drive(self) -> Generator[Any, Any, Any]:
         execution = self.execution
         if execution.closing:
-            # The run is being released: nothing it asks for counts. Code that goes on for ever all the same is left.
-            execution.loop.refused += 1
-            if execution.loop.refused < 1000:
-                raise Released
-            yield
+            yield from self._refused()
         command = execution.issue(self)
         try:
-            return (yield from command.future)
+            value = yield from command.future
         finally:
             if not command.answered:
                 execution.abandon(command)
+        if self.compensation is not None:
+            execution.sagas.succeeded(self.compensation, command.id, value)
+        return value
+
+    def _refused(self) -> Generator[Any, Any, None]:
+        # The run is being released: nothing it asks for counts. Code that goes on for ever all the same is left.
+        loop = self.execution.loop
+        loop.refused += 1
+        if loop.refused < 1000:
+            raise Released
+        yield
 
     def send(self, value: Any) -> Any:
         return (self._driver or self.__await__()).send(value)
@@ -135,6 +186,26 @@ class Effect(Coroutine[Any, Any, Any]):
         return f"<{self.kind} {self.name}>" if self.name else f"<{self.kind}>"
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A call of an activity or a workflow that is not made yet; what ``.bind(...)`` returns.
+
+    Attributes:
+        make: makes the effect.
+        name: of the activity or workflow.
+        args, kwargs: its arguments, which fit its signature.
+    """
+
+    make: Callable[[tuple[Any, ...], dict[str, Any]], Effect]
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def effect(self) -> Effect:
+        """Make the call, as an effect to await."""
+        return self.make(self.args, dict(self.kwargs))
+
+
 # -- waiting ----------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +214,7 @@ def sleep(duration: float | timedelta) -> Effect:
 
     The run may move between processes meanwhile. Worth the same as ``asyncio.sleep``.
     """
-    return Effect(_execution("sleep"), "timer", None, args=round(seconds(duration, "duration") * 1e6))
+    return Effect(current_execution("sleep"), "timer", None, args=round(seconds(duration, "duration") * 1e6))
 
 
 def sleep_until(when: datetime) -> Effect:
@@ -156,7 +227,7 @@ def sleep_until(when: datetime) -> Effect:
         TypeError: not a datetime.
         ValueError: a naive datetime, whose instant would be a guess.
     """
-    execution = _execution("sleep_until")
+    execution = current_execution("sleep_until")
     if not isinstance(when, datetime):
         raise TypeError(f"when must be a datetime, not {when!r}")
     if when.tzinfo is None or when.utcoffset() is None:
@@ -177,7 +248,7 @@ def wait_signal(name: str, timeout: float | timedelta | None = None) -> Effect:
         SignalTimeoutError: none came in time. It is a ``TimeoutError`` too.
         ValueError: the workflow declares its signals, and this is none of them.
     """
-    execution = _execution("wait_signal")
+    execution = current_execution("wait_signal")
     if not isinstance(name, str) or not name:
         raise TypeError(f"the name of a signal must be a non-empty string, not {name!r}")
     declared = execution.definition.signals
@@ -186,197 +257,3 @@ def wait_signal(name: str, timeout: float | timedelta | None = None) -> Effect:
         raise ValueError(f"signal {name!r} is not declared by {execution.definition.name}, which knows {known}")
     timeout_us = None if timeout is None else round(seconds(timeout, "timeout") * 1e6)
     return Effect(execution, "signal", name, args=timeout_us)
-
-
-async def wait(
-    aws: Iterable[Any], *, timeout: float | timedelta | None = None, return_when: str = asyncio.ALL_COMPLETED
-) -> tuple[list[Any], list[Any]]:
-    """Like ``asyncio.wait``, in a fixed order.
-
-    Args:
-        aws: tasks, futures, effects or coroutines.
-        timeout: seconds or timedelta; None waits for ever.
-        return_when: asyncio's ``FIRST_COMPLETED``, ``FIRST_EXCEPTION`` or ``ALL_COMPLETED``.
-
-    Returns:
-        tuple: the done ones in order of completion, the pending ones in the order given.
-    """
-    futures = list(dict.fromkeys(asyncio.ensure_future(aw) for aw in aws))
-    order = [future for future in futures if future.done()]
-    for future in futures:
-        if not future.done():
-            future.add_done_callback(order.append)
-    try:
-        done, _ = await asyncio.wait(
-            futures, timeout=None if timeout is None else seconds(timeout, "timeout"), return_when=return_when
-        )
-    finally:
-        for future in futures:
-            future.remove_done_callback(order.append)
-    return [f for f in order if f in done], [f for f in futures if f not in done]
-
-
-def as_completed(aws: Iterable[Any], *, timeout: float | timedelta | None = None) -> _Completions:
-    """Like ``asyncio.as_completed``, in order of completion, whatever the order in memory.
-
-    Iterate with ``for`` (awaiting each item) or with ``async for`` (which gives the finished tasks).
-
-    Raises:
-        TimeoutError: not all were done in time.
-    """
-    return _Completions(
-        list(dict.fromkeys(asyncio.ensure_future(aw) for aw in aws)),
-        None if timeout is None else seconds(timeout, "timeout"),
-    )
-
-
-class _Completions:
-    def __init__(self, futures: list[Any], timeout: float | None) -> None:
-        self._done: asyncio.Queue[Any] = asyncio.Queue()
-        self._left = len(futures)
-        self._open = set(futures)
-        self._timer = None
-        if timeout is not None and futures:
-            self._timer = asyncio.get_running_loop().call_later(timeout, self._expire)
-        for future in futures:
-            future.add_done_callback(self._finish)
-
-    def _finish(self, future: Any) -> None:
-        self._open.discard(future)
-        self._done.put_nowait(future)
-        if not self._open and self._timer is not None:
-            self._timer.cancel()
-
-    def _expire(self) -> None:
-        for future in self._open:
-            future.remove_done_callback(self._finish)
-            self._done.put_nowait(None)
-
-    async def _next(self) -> Any:
-        future = await self._done.get()
-        if future is None:
-            raise TimeoutError
-        return future
-
-    async def _next_result(self) -> Any:
-        return (await self._next()).result()
-
-    def __iter__(self) -> Iterable[Awaitable[Any]]:  # type: ignore[misc]
-        while self._left:
-            self._left -= 1
-            yield self._next_result()
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        while self._left:
-            self._left -= 1
-            yield await self._next()
-
-
-# -- clock, randomness, facts -----------------------------------------------------------------------------------
-
-
-def now() -> datetime:
-    """The deterministic clock: the time of what the run was told last, as an aware UTC datetime."""
-    return _EPOCH + timedelta(microseconds=_execution("now").loop.time_us)
-
-
-def today() -> date:
-    """The date of :func:`now`, in UTC."""
-    return (_EPOCH + timedelta(microseconds=_execution("today").loop.time_us)).date()
-
-
-def uuid4() -> UUID:
-    """A random UUID that is the same in every replay."""
-    return UUID(bytes=decisions.draw(_execution("uuid4"), 16), version=4)
-
-
-def random() -> float:
-    """A random float in [0, 1) that is the same in every replay."""
-    return (int.from_bytes(decisions.draw(_execution("random"), 8), "big") >> 11) * 2.0**-53
-
-
-def side_effect(fn: Callable[..., Any], *args: Any) -> Any:
-    """Run a plain function once, journal what it returns, and return that in every replay.
-
-    Args:
-        fn: a quick function that may differ from call to call, such as one that reads a setting.
-        args: its arguments.
-
-    Returns:
-        The value, as its return annotation says.
-
-    Raises:
-        ActivityError: ``fn`` raised; that is journaled as well.
-    """
-    return decisions.side_effect(_execution("side_effect"), fn, args)
-
-
-def patched(name: str) -> bool:
-    """Tell whether this run takes the new branch of a change to the workflow's code.
-
-    False only when a history recorded without it is replayed past this place; True when execution gets here live.
-    The first decision holds for the whole run.
-    """
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"the name of a patch must be a non-empty string, not {name!r}")
-    return decisions.patched(_execution("patched"), name)
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """Facts about the run whose code is running."""
-
-    run_id: UUID
-    workflow: str
-    version: int
-    namespace: str
-    parent_run_id: UUID | None
-    started_at: datetime
-    replaying: bool
-
-
-def run_info() -> RunInfo:
-    """Return facts about the run. ``replaying`` is for diagnostics: code must not branch on it."""
-    execution = _execution("run_info")
-    run = execution.run
-    return RunInfo(
-        run.id,
-        execution.definition.name,
-        run.version,
-        run.namespace,
-        run.parent_run_id,
-        _EPOCH + timedelta(microseconds=run.started_us),
-        execution.replaying,
-    )
-
-
-def set_progress(value: Any) -> None:
-    """Publish a value that ``get_run(id).progress`` shows while the run lives. It leaves no history.
-
-    Raises:
-        DurableValueError: the value cannot be stored.
-    """
-    _execution("set_progress").set_progress(value)
-
-
-class _RunLogger(logging.LoggerAdapter):  # type: ignore[type-arg]
-    """Logs once per run: silent while a history is replayed. Records carry ``run_id`` and ``workflow``."""
-
-    def isEnabledFor(self, level: int) -> bool:
-        loop = _get_running_loop()
-        if type(loop) is DeterministicLoop and (loop.execution.replaying or loop.closing):
-            return False
-        return self.logger.isEnabledFor(level)
-
-    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        loop = _get_running_loop()
-        if type(loop) is DeterministicLoop:
-            execution = loop.execution
-            extra = kwargs.setdefault("extra", {})
-            extra.setdefault("run_id", str(execution.run.id))
-            extra.setdefault("workflow", execution.definition.name)
-        return msg, kwargs
-
-
-#: A logger for workflow code.
-logger = _RunLogger(logging.getLogger("continuum.workflow"), {})

@@ -14,14 +14,18 @@ from contextvars import Context
 from typing import Any
 
 from continuum import values
+from continuum.core import delivery, resuming
 from continuum.core.asks import Asks
+from continuum.core.children import Successor
 from continuum.core.commands import Command
-from continuum.core.drift import asked, same, told
+from continuum.core.drift import asked, told
 from continuum.core.history import DECISIONS, TERMINAL, Event, EventType, fingerprint
 from continuum.core.identity import RunIdentity
 from continuum.core.loop import DeterministicLoop
-from continuum.core.outcomes import Outcome, Step, failure_of, outcome_of
-from continuum.exceptions import ActivityError, ReplayDriftError, SignalTimeoutError
+from continuum.core.outcomes import Outcome, Step, continuation_of, failure_of, outcome_of
+from continuum.core.sagas import Sagas
+from continuum.exceptions import ReplayDriftError
+from continuum.ids import derived_child
 
 __all__ = ["Execution", "Outcome", "RunIdentity", "Step"]
 
@@ -38,6 +42,7 @@ class Execution:
 
     def __init__(self, definition: Any, run: RunIdentity, arguments: str, *, max_bytes: int | None = None) -> None:
         self.definition = definition
+        self.id = run.id
         self.run = run
         self.arguments = arguments
         self.max_bytes = max_bytes
@@ -58,6 +63,9 @@ class Execution:
         self.recorded: dict[str, Event] = {}
         self._unmet = 0  # events of the history that have been neither delivered nor asked for
         self._drift: ReplayDriftError | None = None
+        self.sagas = Sagas()
+        self._retry: resuming.Retry | None = None
+        self.identities: deque[RunIdentity] = deque()  # who the run becomes at each fork in its history
 
     # -- driving ------------------------------------------------------------------------------------------------
 
@@ -70,6 +78,11 @@ class Execution:
         """Whether there is history left that the code has not lived through again."""
         return self._unmet > 0
 
+    @property
+    def retrying(self) -> bool:
+        """Whether the history that is left is that of a failure, which the code need not follow."""
+        return self._retry is not None
+
     def begin(self, now_us: int, history: Iterable[Event] = (), *, cancelled: str | None = None) -> None:
         """Start the workflow function.
 
@@ -78,8 +91,13 @@ class Execution:
             history: its events so far, in order; follow with :meth:`replay`.
             cancelled: why the run was cancelled before it began, or None. Its code then does not run at all.
         """
+        history, self._retry = resuming.prepare(history)
         self._history.extend(history)
         self._unmet = len(self._history)
+        if self._retry is not None:
+            self.seq = self._retry.seq
+        self.identities.extend(resuming.identities(self.run, self._history))
+        self.become(self.identities.popleft())
         self.recorded = {e.command_id: e for e in self._history if e.type in DECISIONS and e.command_id}
         self.loop.time_us = now_us
         try:
@@ -94,11 +112,11 @@ class Execution:
         told = json.loads(first.data) if first is not None and first.type == EventType.CANCEL_REQUESTED else {}
         if told.get("before_start"):
             self.met(self._history.popleft())
-            self._cancel(told["reason"])
+            self.cancel(told["reason"])
         elif cancelled is not None and first is None:
             data = json.dumps({"reason": cancelled, "before_start": True})
             self._note(EventType.CANCEL_REQUESTED, None, data, now_us)
-            self._cancel(cancelled)
+            self.cancel(cancelled)
         self._drain()
 
     def replay(self, limit: int | None = None) -> bool:
@@ -117,18 +135,54 @@ class Execution:
             event = history.popleft()
             limit -= 1
             if event.type in DECISIONS:
-                if event.command_id not in self.recorded:
-                    continue  # asked for, and counted, where the code made it
-                if event.type != EventType.PATCHED:
-                    raise self._drifted(event, told(event), self._asked_instead())
-                # A call of patched() may go once its old branch is gone: what is left is the branch it chose.
-                del self.recorded[event.command_id]
-                self.patches[event.name or ""] = True
-                self.met(event)
+                self._pass_decision(event)
                 continue
             self.met(event)
-            self._apply(event)
-        return not history
+            if self._retry is None:
+                self._apply(event)
+            else:
+                self._live_through_again(self._retry, event)
+        if history:
+            return False
+        if self._retry is not None:
+            self._resume(self._retry)
+        self.asks.replayed()
+        return True
+
+    def _pass_decision(self, event: Event) -> None:
+        """Go past a decision of the code's, which was asked for, and counted, where the code made it."""
+        if event.command_id not in self.recorded:
+            return
+        if event.type == EventType.PATCHED:
+            # A call of patched() may go once its old branch is gone: what is left is the branch it chose.
+            self.patches[event.name or ""] = True
+        elif self._retry is not None:
+            self._retry.drop(event)
+        else:
+            raise self.drifted(event, told(event), self.asked_instead())
+        del self.recorded[event.command_id]
+        self.met(event)
+
+    def _live_through_again(self, retry: resuming.Retry, event: Event) -> None:
+        """Take of the history of a retried run what still fits, now that what failed is to run again."""
+        if not retry.withholds(event):
+            try:
+                self._apply(event)
+                return
+            except ReplayDriftError:
+                if self._drift is not None:
+                    raise
+        retry.drop(event)
+
+    def _resume(self, retry: resuming.Retry) -> None:
+        self._retry = None
+        self.loop.time_us = max(self.loop.time_us, retry.time_us)
+        event = self.decide(EventType.RUN_RESUMED, None, None, retry.record())
+        delivery.HANDLERS[event.type](self, event, json.loads(event.data))
+        if self.outcome is not None:
+            self._record_end(self.outcome)
+        for name, payload in retry.signals:
+            self.signal_received(name, payload, self.loop.time_us)
 
     def met(self, event: Event) -> None:
         self._unmet -= 1
@@ -137,8 +191,8 @@ class Execution:
 
     def take(self) -> Step:
         """Return what the execution wants since the last call."""
-        commands, abandoned = self.asks.take()
-        step = Step(self._journal, commands, abandoned, self.outcome)
+        commands, abandoned, cancels = self.asks.take()
+        step = Step(self._journal, commands, abandoned, self.outcome, cancels)
         self._journal = []
         return step
 
@@ -156,13 +210,15 @@ class Execution:
         """Record an activity's result (JSON text). Returns False when nobody wants it any more."""
         if command.answered:
             return False
-        attempt = f',"attempt":{command.attempt}' if command.attempt > 1 else ""
-        data = f'{{"args":{fingerprint(command.args)},"started":{started_us}{attempt},"result":{result}}}'
+        more = f',"attempt":{command.attempt}' if command.attempt > 1 else ""
+        if command.undoes is not None:
+            more += f',"undoes":"{command.undoes}"'
+        data = f'{{"args":{fingerprint(command.args)},"started":{started_us}{more},"result":{result}}}'
         if not self._note(EventType.ACTIVITY_COMPLETED, command, data, ended_us):
             return False
         # What _apply does with the same event in a replay, short of comparing the command with itself.
         self.asks.settle(command)
-        self._complete(command, values.parse(result))
+        delivery.complete(command, values.parse(result))
         self._drain()
         return True
 
@@ -184,6 +240,25 @@ class Execution:
         fields = {"started": started_us, "attempt": command.attempt, "error": error, **more}
         data = f'{{"args":{fingerprint(command.args)},{json.dumps(fields)[1:]}'
         return self._record(type_, command, data, ended_us)
+
+    def child_ended(self, reply_to: str, outcome: str, now_us: int) -> bool:
+        """Record what a child came to.
+
+        Args:
+            reply_to: the command it answers, as its ``parent_command_id`` has it.
+            outcome: JSON text of ``{"child", "state", "result", "error"}``.
+            now_us: microseconds since the epoch.
+
+        Returns:
+            bool: False when nobody waits for it.
+        """
+        command = self.pending.get(reply_to.partition("#")[0])
+        if command is None or command.kind != "child" or command.child.reply_to != reply_to:
+            return False
+        undoes = "" if command.undoes is None else f'"undoes":"{command.undoes}",'
+        data = f'{{"args":{fingerprint(command.args)},{undoes}{outcome.lstrip()[1:]}'
+        completed = json.loads(outcome)["state"] == "completed"
+        return self._record(EventType.CHILD_COMPLETED if completed else EventType.CHILD_FAILED, command, data, now_us)
 
     def timer_fired(self, command: Command, now_us: int) -> bool:
         """Record that a timer, or the timeout of a wait, is over."""
@@ -231,100 +306,33 @@ class Execution:
 
     def _apply(self, event: Event) -> None:
         if event.type in TERMINAL:
-            self._compare_end(event)
+            delivery.compare_end(self, event)
             return
         if self.outcome is not None:
-            raise self._drifted(event, told(event), f"nothing: the code has ended {self.outcome.state}")
+            raise self.drifted(event, told(event), f"nothing: the code has ended {self.outcome.state}")
         if event.time_us > self.loop.time_us:
             self.loop.time_us = event.time_us
-        handler = _HANDLERS.get(event.type)
+        handler = delivery.HANDLERS.get(event.type)
         if handler is not None:
             handler(self, event, values.parse(event.data))
             self._drain()
 
-    def _on_activity_completed(self, event: Event, data: dict[str, Any]) -> None:
-        self._complete(self._answer(event, "activity", data), data["result"])
-
-    def _complete(self, command: Command, result: Any) -> None:
-        future = command.future
-        if not future.done():
-            try:
-                value = values.restore(result, command.definition.returns)
-            except Exception as exc:
-                future.set_exception(exc)
-            else:
-                future.set_result(value)
-
-    def _on_activity_failed(self, event: Event, data: dict[str, Any]) -> None:
-        command = self._answer(event, "activity", data)
-        if not command.future.done():
-            error = data["error"]
-            command.future.set_exception(
-                ActivityError(command.name, data["attempt"], error["type"], error["message"], error.get("details"))
-            )
-
-    def _on_activity_retried(self, event: Event, data: dict[str, Any]) -> None:
-        command = self._match(event, "activity", data)
-        command.attempt = data["attempt"] + 1
-        command.not_before_us = data["next_us"]
-        command.last_error = data["error"]
-
-    def _on_timer_fired(self, event: Event, data: dict[str, Any]) -> None:
-        command = self._answer(event, ("timer", "signal"), data)
-        if command.handle is not None:
-            self.loop.fire(command.handle)
-        elif not command.future.done():
-            if command.kind == "signal":
-                self.asks.leave_line(command)
-                timeout = (command.due_us - command.issued_us) / 1e6
-                command.future.set_exception(SignalTimeoutError(command.name, timeout))
-            else:
-                command.future.set_result(None)
-
-    def _on_signal_received(self, event: Event, data: dict[str, Any]) -> None:
-        name = event.name or ""
-        if event.command_id is None:
-            waiter = self.asks.first_waiter(name)
-            if waiter is not None:
-                raise self._drifted(event, f"{told(event)}, kept for later", str(waiter))
-            self.asks.keep(name, data["payload"])
-            return
-        command = self.pending.get(event.command_id)
-        if command is None or command.kind != "signal" or command.name != name:
-            raise self._drifted(event, told(event), self._asked_instead() if command is None else str(command))
-        self.asks.settle(command)
-        self.asks.leave_line(command)
-        self.asks.hand_over(command, data["payload"])
-
-    def _on_cancel_requested(self, event: Event, data: dict[str, Any]) -> None:
-        self._cancel(data.get("reason") or "")
-
-    def _cancel(self, reason: str) -> None:
+    def cancel(self, reason: str) -> None:
+        """Raise ``CancelledError`` at the run's current await, and have its children cancelled."""
         self.cancel_reason = reason
+        self.asks.cancel_children(reason or "its parent was cancelled")
         if self._root is not None:
             self._root.cancel(reason or None)
 
-    def _match(self, event: Event, kinds: str | tuple[str, ...], data: dict[str, Any]) -> Command:
-        """Find the pending command an event answers, and check that it is the one history means."""
-        command = self.pending.get(event.command_id)
-        if command is None:
-            raise self._drifted(event, told(event), self._asked_instead())
-        if isinstance(kinds, str):
-            kinds = (kinds,)
-        if command.kind not in kinds or command.name != event.name:
-            raise self._drifted(event, told(event), str(command))
-        asked = fingerprint(command.args)
-        # The same text is the common case and costs no parsing; otherwise what counts is what it says.
-        if not event.data.startswith(f'{{"args":{asked}') and not same(json.loads(asked), data.get("args")):
-            raise self._drifted(event, told(event), str(command))
-        return command
+    def become(self, identity: RunIdentity) -> None:
+        """Go on as this run: what the code has seen so far it has seen as the run it was forked from."""
+        self.run = identity
+        self.seed = (identity.seed or identity.id).bytes
+        for command in self.pending.values():
+            if command.child is not None:
+                command.child.belong_to(identity.id, command.id, command.issued_us)
 
-    def _answer(self, event: Event, kinds: str | tuple[str, ...], data: dict[str, Any]) -> Command:
-        command = self._match(event, kinds, data)
-        self.asks.settle(command)
-        return command
-
-    def decide(self, type_: str, command_id: str, name: str, data: str) -> Event:
+    def decide(self, type_: str, command_id: str | None, name: str | None, data: str) -> Event:
         """Journal a decision of the code's."""
         self.seq += 1
         event = Event(self.seq, type_, command_id, name, data, self.loop.time_us)
@@ -350,24 +358,24 @@ class Execution:
             raise self._drift
         root = self._root
         if self.outcome is None and root is not None and root.done():
-            self._end(outcome_of(root, self.cancel_reason, self.definition.returns, self.max_bytes))
+            goes_on = None if root.cancelled() else continuation_of(root.exception())
+            if goes_on is None:
+                self._end(outcome_of(root, self.cancel_reason, self.definition.returns, self.max_bytes))
+            else:
+                self._end(Outcome("completed", None, None, successor=self._successor(goes_on.input)))
+
+    def _successor(self, input_: str) -> Successor:
+        id_ = derived_child(self.id, "continued", None, self.loop.time_us)
+        return Successor(id_, input_, self.asks.kept())
 
     def _end(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        for command in list(self.pending.values()):
-            self.abandon(command)
-        if not self._unmet:
-            self.seq += 1
-            event = Event(self.seq, outcome.event_type, None, None, outcome.event_data, self.loop.time_us)
-            self._journal.append(event)
+        self.asks.abandon_all(outcome.state)
+        if not self._unmet and self._retry is None:
+            self._record_end(outcome)
 
-    def _compare_end(self, event: Event) -> None:
-        if self.outcome is None:
-            raise self._drifted(event, told(event), self._asked_instead())
-        ended = self.outcome.event_data
-        if event.type != self.outcome.event_type or not same(json.loads(event.data), json.loads(ended)):
-            state = self.outcome.state
-            raise self._drifted(event, f"{told(event)} {event.data}", f"the code has ended {state} {ended}")
+    def _record_end(self, outcome: Outcome) -> None:
+        self.decide(outcome.event_type, None, None, outcome.event_data)
 
     # -- words --------------------------------------------------------------------------------------------------
 
@@ -375,24 +383,14 @@ class Execution:
         """Say what the run waits for, as API values: a list of ``{"kind", …}`` with ISO 8601 times."""
         return [command.waiting() for command in self.pending.values()]
 
-    def _drifted(self, event: Event, history: str, code: str) -> ReplayDriftError:
+    def drifted(self, event: Event, history: str, code: str) -> ReplayDriftError:
         position = f"{event.command_id or event.type} (event {event.seq})"
-        return ReplayDriftError(self.run.id, position, history, code)
+        return ReplayDriftError(self.id, position, history, code)
 
-    def _asked_instead(self) -> str:
+    def asked_instead(self) -> str:
         return asked(self.pending.values(), self.outcome and self.outcome.state)
 
     def raise_drift(self, command_id: str, history: str, code: str) -> None:
         # Raised inside user code, which may catch it: kept, so that the drain ends with it whatever the code does.
-        self._drift = ReplayDriftError(self.run.id, command_id, history, code)
+        self._drift = ReplayDriftError(self.id, command_id, history, code)
         raise self._drift
-
-
-_HANDLERS = {
-    EventType.ACTIVITY_COMPLETED: Execution._on_activity_completed,
-    EventType.ACTIVITY_FAILED: Execution._on_activity_failed,
-    EventType.ACTIVITY_RETRIED: Execution._on_activity_retried,
-    EventType.TIMER_FIRED: Execution._on_timer_fired,
-    EventType.SIGNAL_RECEIVED: Execution._on_signal_received,
-    EventType.CANCEL_REQUESTED: Execution._on_cancel_requested,
-}

@@ -14,12 +14,18 @@ class EventType:
     ACTIVITY_COMPLETED = "activity_completed"
     ACTIVITY_FAILED = "activity_failed"
     ACTIVITY_RETRIED = "activity_retried"
+    CHILD_COMPLETED = "child_completed"
+    CHILD_FAILED = "child_failed"
     TIMER_FIRED = "timer_fired"
     SIGNAL_RECEIVED = "signal_received"
     CANCEL_REQUESTED = "cancel_requested"
     SIDE_EFFECT = "side_effect"
     PATCHED = "patched"
+    RUN_RETRIED = "run_retried"
+    RUN_RESUMED = "run_resumed"
+    RUN_FORKED = "run_forked"
     RUN_COMPLETED = "run_completed"
+    RUN_CONTINUED = "run_continued"
     RUN_FAILED = "run_failed"
     RUN_CANCELLED = "run_cancelled"
 
@@ -28,8 +34,8 @@ class EventType:
 #: at the place that made them, never delivered.
 DECISIONS = frozenset({EventType.SIDE_EFFECT, EventType.PATCHED})
 
-#: Events that end a run. Nothing follows them.
-TERMINAL = frozenset({EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED})
+#: Events that end a run. Nothing follows them, but for what a person has retried.
+TERMINAL = frozenset({EventType.RUN_COMPLETED, EventType.RUN_CONTINUED, EventType.RUN_FAILED, EventType.RUN_CANCELLED})
 
 
 class Event(NamedTuple):

@@ -10,7 +10,10 @@ __all__ = ["RunIdentity"]
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What a run is, whatever happens to it. ``seed`` is what its randomness derives from."""
+    """What a run is, whatever happens to it.
+
+    ``seed`` is what its randomness derives from; ``depth`` is how many parents it has above it.
+    """
 
     id: UUID
     namespace: str = "default"
@@ -18,3 +21,4 @@ class RunIdentity:
     parent_run_id: UUID | None = None
     started_us: int = 0
     seed: UUID | None = None
+    depth: int = 0

@@ -6,12 +6,14 @@ import json
 from typing import Any, NamedTuple
 
 from continuum import values
+from continuum.core.children import Successor
 from continuum.core.commands import Command
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event, EventType, fingerprint
+from continuum.core.releasing import ContinueAsNew
 from continuum.exceptions import DurableValueError
 
-__all__ = ["END_EVENTS", "Outcome", "Step", "failure_of", "outcome_of"]
+__all__ = ["END_EVENTS", "Outcome", "Step", "blamed", "continuation_of", "failure_of", "outcome_of"]
 
 END_EVENTS = {
     "completed": EventType.RUN_COMPLETED,
@@ -21,22 +23,30 @@ END_EVENTS = {
 
 
 class Outcome(NamedTuple):
-    """How a run ended: ``completed`` with ``result`` (JSON text), ``failed`` or ``cancelled`` with ``error``."""
+    """How a run ended: ``completed`` with ``result`` (JSON text), ``failed`` or ``cancelled`` with ``error``.
+
+    ``failed`` names the commands whose failures led to that of the run; ``successor`` is the run that goes on.
+    """
 
     state: str
     result: str | None
     error: dict[str, Any] | None
+    failed: tuple[str, ...] = ()
+    successor: Successor | None = None
 
     @property
     def event_type(self) -> str:
         """The type of the event that records it."""
-        return END_EVENTS[self.state]
+        return EventType.RUN_CONTINUED if self.successor is not None else END_EVENTS[self.state]
 
     @property
     def event_data(self) -> str:
         """What that event holds: enough for a replay to compare, as the run's row has the rest."""
+        if self.successor is not None:
+            return f'{{"to":"{self.successor.id}","input":{fingerprint(self.successor.input)}}}'
         if self.error is not None:
-            return json.dumps({"type": self.error["type"]})
+            failed = {"failed": self.failed} if self.failed else {}
+            return json.dumps({"type": self.error["type"], **failed})
         return f'{{"result":{fingerprint(self.result)}}}' if self.result is not None else "{}"
 
 
@@ -46,19 +56,54 @@ class Step(NamedTuple):
     Attributes:
         journal: events to write, in order.
         commands: activities to start, once the journal is durable.
-        abandoned: commands taken before whose results nobody wants any more.
+        abandoned: activities taken before whose results nobody wants any more.
         outcome: how the run ended, or None.
+        cancels: commands whose children are to be cancelled; ``cancelled`` says why.
     """
 
     journal: list[Event]
     commands: list[Command]
     abandoned: list[Command]
     outcome: Outcome | None
+    cancels: list[Command]
 
 
 def failure_of(exc: BaseException) -> Outcome:
     """The outcome of a run that an exception ended."""
-    return Outcome("failed", None, describe_exception(exc))
+    return Outcome("failed", None, describe_exception(exc), tuple(_failed_commands(exc)))
+
+
+def blamed(error: Exception, command: Command) -> Exception:
+    """Note on an error which command it is the outcome of."""
+    error.command_id = command.id  # type: ignore[attr-defined]
+    return error
+
+
+def _failed_commands(exc: BaseException) -> dict[str, None]:
+    """Find the commands whose failures an exception tells of, be they its cause or parts of a group."""
+    found: dict[str, None] = {}
+    seen: set[int] = set()
+    stack: list[BaseException | None] = [exc]
+    while stack:
+        part = stack.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        command_id = getattr(part, "command_id", None)
+        if isinstance(command_id, str):
+            found[command_id] = None
+        stack += [part.__cause__, part.__context__, *reversed(getattr(part, "exceptions", ()))]
+    return found
+
+
+def continuation_of(exc: BaseException | None) -> ContinueAsNew | None:
+    """Return the wish to go on as another run that ended the workflow function, also from within a task group."""
+    if isinstance(exc, ContinueAsNew):
+        return exc
+    if isinstance(exc, BaseExceptionGroup):
+        found = [continuation_of(part) for part in exc.exceptions]
+        return found[0] if all(found) else None
+    return None
 
 
 def outcome_of(root: Any, cancel_reason: str | None, returns: Any, max_bytes: int | None) -> Outcome:

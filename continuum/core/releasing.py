@@ -1,4 +1,4 @@
-"""How coroutines and async generators end that nobody awaits any more."""
+"""What takes coroutines off the course their code describes: being given up, and going on as another run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ import logging
 from threading import get_ident
 from typing import Any
 
-__all__ = ["Released", "close_coroutine", "collecting"]
+__all__ = ["ContinueAsNew", "Released", "close_coroutine", "collecting"]
 
 logger = logging.getLogger("continuum.run")
 
 
 class Released(BaseException):
     """Ends the coroutines of a run that this process gives up. Nothing they do meanwhile is recorded."""
+
+
+class ContinueAsNew(BaseException):
+    """Leaves the workflow function on its way to a successor.
+
+    Attributes:
+        input: the successor's arguments, JSON text.
+    """
+
+    def __init__(self, input: str) -> None:
+        super().__init__()
+        self.input = input
 
 
 def close_coroutine(coro: Any) -> None:

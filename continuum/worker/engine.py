@@ -20,7 +20,7 @@ from continuum.core.definitions import registry
 from continuum.core.execution import Execution, Outcome
 from continuum.core.history import Event
 from continuum.exceptions import ReplayDriftError
-from continuum.worker import rows, setbacks
+from continuum.worker import rows, sending, setbacks
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.attempts import Attempts
 from continuum.worker.claims import ClaimedRun
@@ -209,7 +209,7 @@ class Engine:
 
     def advance(self, live: LiveRun) -> None:
         """Hand over what the run wants recorded, and see to what it wants done."""
-        journal, commands, abandoned, outcome = live.execution.take()
+        journal, commands, abandoned, outcome, cancels = live.execution.take()
         if journal:
             entry = self.journal.entry(live)
             entry.events += journal
@@ -217,6 +217,8 @@ class Engine:
                 entry.size += len(event.data)
         if abandoned:
             self.attempts.abandon(live, abandoned)
+        if commands or cancels:
+            commands = sending.send(self.journal, live, commands, cancels)
         if outcome is not None:
             self._end(live, outcome)
             return
@@ -284,6 +286,7 @@ class Engine:
         last = entry.events[-1] if entry.events else None
         entry.update = rows.ended(live, outcome, last.time_us if last else self._clock.now_us())
         entry.size += len(outcome.result or "")
+        sending.send_end(entry, outcome)
         self._leave(live)
 
     def _leave(self, live: LiveRun) -> None:

@@ -69,6 +69,8 @@ class Mail:
                 execution.signal_received(message.name or "", message.payload or "null", now_us)
             elif message.kind == "cancel":
                 execution.cancel_requested(message.reason, now_us)
+            elif message.kind == "child":
+                execution.child_ended(message.command_id or "", message.payload or "null", now_us)
             else:
                 logger.warning("run %s: a message of unknown kind %r is dropped", live.id, message.kind)
         self._engine.advance(live)

@@ -47,3 +47,5 @@ def record_refusal(journal: Journal, clock: Clock, live: LiveRun, entry: Entry, 
     else:
         instead.update = rows.quarantined(clock.now_us() + QUARANTINE_US)
     instead.last_resort = True
+    if instead.events and live.execution.run.parent_run_id is not None:
+        instead.send().report = True

@@ -8,9 +8,10 @@ import asyncio
 import contextlib
 from typing import Any
 
-import continuum.core.effects as continuum
+import continuum.core.gathering as continuum
 from continuum.core.definitions import activity, workflow
-from continuum.core.effects import now, random, sleep, uuid4, wait_signal
+from continuum.core.effects import sleep, wait_signal
+from continuum.core.facts import now, random, uuid4
 from continuum.core.retry import Retry
 from continuum.exceptions import ActivityError
 

@@ -12,13 +12,14 @@ import json
 from asyncio import _get_running_loop
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from continuum import values
 from continuum.core.activity_context import ActivityInfo, current_activity
+from continuum.core.children import ChildStart
 from continuum.core.commands import Command
 from continuum.core.definitions import WorkflowDefinition
 from continuum.core.execution import Execution
@@ -124,7 +125,7 @@ class Occurrence(NamedTuple):
     """Something that could happen to a run next.
 
     Attributes:
-        kind: ``attempt`` (an activity's attempt ends), ``timer``, ``message``.
+        kind: ``attempt`` (an activity's attempt ends), ``child`` (a child ends), ``timer``, ``message``.
         key: what tells it from others of its kind: the command's id, or the message's number.
         due_us: the earliest instant it can happen.
         subject: the command or the message.
@@ -151,7 +152,7 @@ Scheduler = Callable[[list[Occurrence]], Occurrence]
 
 def in_order(occurrences: list[Occurrence]) -> Occurrence:
     """The scheduler of a quiet day: what is due first, activities before messages before timers, oldest first."""
-    rank = {"attempt": 0, "message": 1, "timer": 2}
+    rank = {"attempt": 0, "child": 0, "message": 1, "timer": 2}
     return min(occurrences, key=lambda o: (o.due_us, rank[o.kind]))
 
 
@@ -209,6 +210,8 @@ class Driver:
         self.calls: Counter[tuple[str, int]] = Counter()  # (command id, attempt) → how often its body ran
         self.outstanding: dict[str, Command] = {}
         self.abandoned: list[str] = []
+        self.children: dict[UUID, ChildStart] = {}  # started ones, by run id
+        self.cancelled: dict[UUID, str | None] = {}  # why children were cancelled
         self.messages: list[Message] = []
         self._sent = 0
         self.execution: Recorder = None  # type: ignore[assignment]
@@ -234,13 +237,19 @@ class Driver:
         self.execution.close()
 
     def _take(self) -> None:
-        journal, commands, abandoned, outcome = self.execution.take()
+        journal, commands, abandoned, outcome, cancels = self.execution.take()
         self.history += journal
+        for command in commands:
+            if command.kind == "child":
+                self.children.setdefault(command.child.id, command.child)
+        for command in cancels:
+            self.cancelled.setdefault(command.child.id, command.cancelled)
+            self.outstanding[command.id] = command
         for command in commands:
             self.outstanding[command.id] = command
         for command in abandoned:
             self.abandoned.append(command.id)
-        self.outstanding = {id_: c for id_, c in self.outstanding.items() if not c.answered}
+        self.outstanding = {id_: c for id_, c in self.outstanding.items() if id_ in self.execution.pending}
         self.outcome = outcome
         self.states[len(self.history)] = self.execution.state()
 
@@ -263,7 +272,12 @@ class Driver:
     def occurrences(self) -> list[Occurrence]:
         """All that could happen next, oldest first: activities, then the next message, then the next timer."""
         possible = [
-            Occurrence("attempt", id_, max(self.clock_us, command.not_before_us or 0), command)
+            Occurrence(
+                "child" if command.kind == "child" else "attempt",
+                id_,
+                max(self.clock_us, command.not_before_us or 0),
+                command,
+            )
             for id_, command in self.outstanding.items()
         ]
         if self.messages:
@@ -303,6 +317,30 @@ class Driver:
             self.execution.signal_received(message.name, values.encode(message.payload), self.clock_us)
         else:
             self.execution.cancel_requested(message.name, self.clock_us)
+
+    def _child(self, command: Command) -> None:
+        """A child ends: as its stand-in says, or as a run of its workflow does, which is driven to its end here."""
+        child = command.child
+        told: dict[str, Any] = {"child": str(child.id), "state": "completed", "result": None, "error": None}
+        stand_in = self.mocks.get(command.name or "")
+        if child.id in self.cancelled:
+            error = {"type": "CancelledError", "message": self.cancelled[child.id]}
+            told |= {"state": "cancelled", "error": error}
+        elif stand_in is not None:
+            args, kwargs = command.definition.decode_arguments(child.input)
+            try:
+                told["result"] = json.loads(values.encode(stand_in(*args, **kwargs)))
+            except Exception as exc:
+                told |= {"state": "failed", "error": describe_exception(exc)}
+        else:
+            args, _ = command.definition.decode_arguments(child.input)
+            identity = replace(self.run, id=child.id, parent_run_id=self.run.id, depth=self.run.depth + 1)
+            run = Driver(command.definition, args, mocks=self.mocks, run=identity).open().go()
+            assert run.outcome is not None
+            result = None if run.outcome.result is None else json.loads(run.outcome.result)
+            told |= {"state": run.outcome.state, "result": result, "error": run.outcome.error}
+            run.close()
+        assert self.execution.child_ended(child.reply_to, json.dumps(told), self.clock_us)
 
     def _timer(self, command: Command) -> None:
         assert self.execution.timer_fired(command, self.clock_us)

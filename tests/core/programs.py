@@ -15,7 +15,7 @@ from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
 
-from continuum.core import effects
+from continuum.core import effects, facts, gathering
 from continuum.core.commands import Command
 from continuum.core.definitions import activity, workflow
 from continuum.core.retry import Retry
@@ -96,22 +96,22 @@ class Interpreter:
         await asyncio.sleep(seconds)
 
     async def do_until(self, seconds: float) -> None:
-        await effects.sleep_until(effects.now() + timedelta(seconds=seconds))
+        await effects.sleep_until(facts.now() + timedelta(seconds=seconds))
 
     async def do_signal(self, name: str, timeout: float | None) -> Any:
         return await effects.wait_signal(name, timeout=timeout)
 
     async def do_draw(self, kind: str) -> Any:
-        return str(getattr(effects, kind)())
+        return str(getattr(facts, kind)())
 
     async def do_side(self, fails: bool) -> Any:
-        return effects.side_effect(refuse if fails else answer)
+        return facts.side_effect(refuse if fails else answer)
 
     async def do_patched(self, name: str) -> bool:
-        return effects.patched(name)
+        return facts.patched(name)
 
     async def do_progress(self, value: Any) -> None:
-        effects.set_progress(value)
+        facts.set_progress(value)
 
     async def do_fail(self, text: str) -> None:
         raise Failure(text)
@@ -165,7 +165,7 @@ class Interpreter:
 
     async def do_first(self, *nodes: list) -> Any:
         tasks = [asyncio.create_task(self.run(node)) for node in nodes]
-        done, pending = await effects.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, pending = await gathering.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
@@ -182,7 +182,7 @@ class Interpreter:
 
     async def do_completed(self, *nodes: list) -> list:
         values = []
-        async for task in effects.as_completed([self.run(node) for node in nodes], timeout=50):
+        async for task in gathering.as_completed([self.run(node) for node in nodes], timeout=50):
             values.append(type(task.exception()).__name__ if task.exception() else task.result())
         return values
 

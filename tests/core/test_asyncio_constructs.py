@@ -6,7 +6,7 @@ import random
 import pytest
 
 from continuum.core.definitions import workflow
-from continuum.core.effects import as_completed, wait
+from continuum.core.gathering import as_completed, wait
 from tests.core.constructs import CONSTRUCTS, work
 from tests.core.driver import Driver, assert_replays, in_order, newest_first, shuffled
 

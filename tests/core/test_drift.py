@@ -6,8 +6,9 @@ import json
 import pytest
 
 from continuum.core.definitions import activity, workflow
-from continuum.core.effects import side_effect, sleep, wait_signal
+from continuum.core.effects import sleep, wait_signal
 from continuum.core.execution import Execution
+from continuum.core.facts import side_effect
 from continuum.core.history import Event
 from continuum.exceptions import ReplayDriftError
 from tests.core.driver import EPOCH_US, RUN_ID, Driver, note, replay

@@ -10,20 +10,8 @@ import pytest
 
 from continuum.core import effects
 from continuum.core.definitions import activity, workflow
-from continuum.core.effects import (
-    logger,
-    now,
-    patched,
-    random,
-    run_info,
-    set_progress,
-    side_effect,
-    sleep,
-    sleep_until,
-    today,
-    uuid4,
-    wait_signal,
-)
+from continuum.core.effects import sleep, sleep_until, wait_signal
+from continuum.core.facts import logger, now, patched, random, run_info, set_progress, side_effect, today, uuid4
 from continuum.core.retry import Retry
 from continuum.exceptions import (
     ActivityError,
@@ -748,17 +736,16 @@ def test_names_are_checked(wrong):
     assert drive(flow).outcome.state == "completed"
 
 
-def test_a_workflow_called_in_a_workflow_is_refused():
+def test_a_workflow_called_in_a_workflow_is_a_child_and_its_result_comes_back():
     @workflow
-    async def child():
-        pass
+    async def child(n: int) -> int:
+        return n * 2
 
     @workflow
     async def flow():
-        with pytest.raises(NotInWorkflowError):
-            child()
+        return await child(21)
 
-    assert drive(flow).outcome.state == "completed"
+    assert drive(flow).result == 42
 
 
 async def test_workflow_code_is_recognised_only_while_it_runs():

@@ -17,10 +17,11 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from continuum.core import effects
+from continuum.core import facts
 from continuum.core.definitions import activity, workflow
-from continuum.core.effects import now, patched, side_effect, sleep, uuid4, wait_signal
+from continuum.core.effects import sleep, wait_signal
 from continuum.core.execution import Execution, RunIdentity
+from continuum.core.facts import now, patched, side_effect, uuid4
 from continuum.core.loop import DeterministicLoop
 from continuum.exceptions import NonDeterminismError
 from tests.core.driver import EPOCH_US, RUN_ID, Driver, assert_replays, drive, note
@@ -640,8 +641,8 @@ def test_releasing_runs_cleanup_and_records_nothing(silence):
                 await asyncio.wait_for(sleep(1000), 500)
         finally:
             closed.append("root")
-            effects.set_progress("released")
-            effects.logger.warning("released")
+            facts.set_progress("released")
+            facts.logger.warning("released")
             assert not patched("p")
             side_effect(closed.append, "not reached")
 
@@ -649,7 +650,7 @@ def test_releasing_runs_cleanup_and_records_nothing(silence):
     progress = driver.execution.progress
     driver.close()
     assert closed == ["child", "root"]
-    assert driver.execution.take() == ([], [], [], None)
+    assert driver.execution.take() == ([], [], [], None, [])
     assert driver.execution.progress == progress
     driver.close()  # again: nothing is left to do
 

@@ -208,7 +208,7 @@ def test_releasing_a_run_at_any_moment_records_nothing(chance):
     for _ in range(chance.randrange(8)):
         driver.step()
     driver.close()
-    assert driver.execution.take() == ([], [], [], driver.execution.outcome)
+    assert driver.execution.take() == ([], [], [], driver.execution.outcome, [])
     close_all()
 
 

@@ -8,8 +8,9 @@ from uuid import UUID
 import pytest
 
 from continuum.core.definitions import activity, workflow
-from continuum.core.effects import now, side_effect, sleep, uuid4, wait_signal
+from continuum.core.effects import sleep, wait_signal
 from continuum.core.execution import Execution
+from continuum.core.facts import now, side_effect, uuid4
 from tests.core.driver import (
     EPOCH_US,
     Driver,
