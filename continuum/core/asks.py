@@ -50,7 +50,7 @@ class Asks:
     def take(self) -> tuple[list[Command], list[Command], list[Command]]:
         """Return the commands to carry out, the activities nobody waits for any more, and the children to cancel."""
         # A child that was started on its own account is, also if its parent has ended meanwhile.
-        commands = [command for command in self._issued if not command.answered or command.detached]
+        commands = [c for c in self._issued if not c.answered or (c.detached and not c.future.done())]
         for command in commands:
             command.taken = True
         abandoned, cancels = self._abandoned, self._cancels

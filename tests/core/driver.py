@@ -24,7 +24,7 @@ from continuum.core.commands import Command
 from continuum.core.definitions import WorkflowDefinition
 from continuum.core.execution import Execution
 from continuum.core.failures import describe_exception
-from continuum.core.history import Event, EventType
+from continuum.core.history import TERMINAL, Event, EventType
 from continuum.core.identity import RunIdentity
 from continuum.core.outcomes import Outcome
 from continuum.exceptions import NonRetryableError, RetryAfterError
@@ -446,6 +446,9 @@ def redeliver(execution: Execution, event: Event) -> None:
             assert execution.activity_failed(command, data["error"], data["started"], event.time_us)
         case EventType.ACTIVITY_RETRIED:
             assert execution.activity_retried(command, data["error"], data["started"], event.time_us, data["next_us"])
+        case EventType.CHILD_COMPLETED | EventType.CHILD_FAILED:
+            told = {key: value for key, value in data.items() if key not in ("args", "undoes")}
+            assert execution.child_ended(command.child.reply_to, json.dumps(told), event.time_us)
         case EventType.TIMER_FIRED:
             assert execution.timer_fired(command, event.time_us)
         case EventType.SIGNAL_RECEIVED:
@@ -457,10 +460,9 @@ def redeliver(execution: Execution, event: Event) -> None:
 
 def assert_sound(history: Sequence[Event]) -> None:
     """A history has no gaps, time does not fall, and nothing follows its one end."""
-    ends = {EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED}
     assert [event.seq for event in history] == list(range(1, len(history) + 1))
     assert all(a.time_us <= b.time_us for a, b in pairwise(history))
-    assert [event.seq for event in history if event.type in ends] in ([], [len(history)])
+    assert [event.seq for event in history if event.type in TERMINAL] in ([], [len(history)])
     answered = [e.command_id for e in history if e.command_id and e.type != EventType.ACTIVITY_RETRIED]
     assert len(answered) == len(set(answered)), "a command was answered twice"
 
@@ -481,7 +483,7 @@ def assert_replays(driver: Driver) -> None:
         assert step.journal == history[length:boundary]
         live = driver.states[boundary]
         assert execution.state() == live
-        wanted = {(id_, args) for id_, kind, _, args, _, _ in live.pending if kind == "activity"}
+        wanted = {(id_, args) for id_, kind, _, args, _, _ in live.pending if kind in ("activity", "child")}
         assert {(command.id, command.args) for command in step.commands} == wanted
         rest = list(history[boundary:])
         for event in rest:
