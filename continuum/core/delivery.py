@@ -131,7 +131,7 @@ def _run_resumed(run: Execution, event: Event, data: dict[str, Any]) -> None:
 
 
 def _run_forked(run: Execution, event: Event, data: dict[str, Any]) -> None:
-    run.become(run.identities.popleft())
+    run.become(run.identities.pop(0))
 
 
 def _match(run: Execution, event: Event, kinds: str | tuple[str, ...], data: dict[str, Any]) -> Command:

@@ -65,7 +65,7 @@ class Execution:
         self._drift: ReplayDriftError | None = None
         self.sagas = Sagas()
         self._retry: resuming.Retry | None = None
-        self.identities: deque[RunIdentity] = deque()  # who the run becomes at each fork in its history
+        self.identities: list[RunIdentity] = []  # who the run becomes at each fork in its history
 
     # -- driving ------------------------------------------------------------------------------------------------
 
@@ -96,8 +96,8 @@ class Execution:
         self._unmet = len(self._history)
         if self._retry is not None:
             self.seq = self._retry.seq
-        self.identities.extend(resuming.identities(self.run, self._history))
-        self.become(self.identities.popleft())
+        self.identities = resuming.identities(self.run, self._history)
+        self.become(self.identities.pop(0))
         self.recorded = {e.command_id: e for e in self._history if e.type in DECISIONS and e.command_id}
         self.loop.time_us = now_us
         try:

@@ -23,6 +23,8 @@ _frame: ContextVar[list[Compensation] | None] = ContextVar("continuum_saga", def
 class Sagas:
     """The compensations of one run: of effects that have succeeded, in the order they did."""
 
+    __slots__ = ("open",)
+
     def __init__(self) -> None:
         self.open: list[Compensation] = []
 
