@@ -71,8 +71,8 @@ async def owned_by(connection: psycopg.AsyncConnection[Any], worker_id: int) -> 
 
 
 def _claimed(row: tuple[Any, ...]) -> ClaimedRun:
-    run_id, token, workflow, version, hash_, namespace, input_, parent, seed, started, *rest = row
-    identity = RunIdentity(run_id, namespace, version, parent, started, seed)
+    run_id, token, workflow, version, hash_, namespace, input_, parent, seed, depth, started, *rest = row
+    identity = RunIdentity(run_id, namespace, version, parent, started, seed, depth)
     return ClaimedRun(identity, token, workflow, version, hash_, input_, *rest)
 
 

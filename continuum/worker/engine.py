@@ -18,7 +18,7 @@ from uuid import UUID
 from continuum.core.commands import Command
 from continuum.core.definitions import registry
 from continuum.core.execution import Execution, Outcome
-from continuum.core.history import Event
+from continuum.core.history import Event, EventType
 from continuum.exceptions import ReplayDriftError
 from continuum.worker import rows, sending, setbacks
 from continuum.worker.activities import ActivityExecutor
@@ -39,6 +39,7 @@ logger = logging.getLogger("continuum.worker")
 SLICE = 0.005
 # Events replayed before others get a turn.
 REPLAY_CHUNK = 200
+_TIME_IS_OVER = "the run's timeout is over"
 
 
 class Engine:
@@ -126,7 +127,7 @@ class Engine:
             try:
                 fn(live, *args)
             except ReplayDriftError as drift:
-                setbacks.park(self.journal, live, drift)
+                setbacks.park(self.journal, self._clock, live, drift)
                 self._leave(live)
             except Exception:
                 setbacks.quarantine(self.journal, self._clock, live)
@@ -154,16 +155,21 @@ class Engine:
         self.set_active(live, True)
         live.replaying = True
         live.seen.update(message.id for message in messages)
+        live.recorded = history[-1].seq if history else 0
+        live.asked_to_stop = next((message for message in messages if message.kind == "cancel"), None)
         self._make_room()
         self.post(self._begin, live, history, messages, claimed.is_new)
 
     def _begin(self, live: LiveRun, history: list[Event], messages: list[Message], is_new: bool) -> None:
         # Only of a run that nobody claimed before is it certain that its code has done nothing yet: one without history
         # may have begun an activity, and be due to clean up.
-        cancelled = next((m for m in messages if m.kind == "cancel"), None) if is_new else None
-        if cancelled is not None:
-            self.journal.entry(live).consumed.append(cancelled.id)
-        live.execution.begin(live.claimed_us, history, cancelled=None if cancelled is None else cancelled.reason)
+        cancelled: str | None = None
+        if is_new and live.asked_to_stop is not None:
+            self.journal.entry(live).remove(live.asked_to_stop)
+            cancelled = live.asked_to_stop.reason
+        elif is_new and live.deadline_us is not None and live.deadline_us <= self._clock.now_us():
+            cancelled = _TIME_IS_OVER
+        live.execution.begin(live.claimed_us, history, cancelled=cancelled)
         self._replay(live, messages)
 
     def _replay(self, live: LiveRun, messages: list[Message]) -> None:
@@ -174,6 +180,7 @@ class Engine:
             self.post(self._replay, live, messages)
             return
         live.replaying = False
+        live.asked_to_stop = None
         if live.deadline_us is not None:
             self._timers.schedule(live.deadline_us, self._on_deadline, live)
         # Messages first: what they cancel must not be started once more.
@@ -202,7 +209,7 @@ class Engine:
             self.post(self._expire, live)
 
     def _expire(self, live: LiveRun) -> None:
-        live.execution.cancel_requested("the run's timeout is over", self._clock.now_us())
+        live.execution.cancel_requested(_TIME_IS_OVER, self._clock.now_us())
         self.advance(live)
 
     # -- what follows -------------------------------------------------------------------------------------------
@@ -215,6 +222,9 @@ class Engine:
             entry.events += journal
             for event in journal:
                 entry.size += len(event.data)
+                if event.type == EventType.CANCEL_REQUESTED:
+                    # Also the children it has from the run it continues, of which its code knows nothing.
+                    entry.send().cascade = live.execution.cancel_reason
         if abandoned:
             self.attempts.abandon(live, abandoned)
         if commands or cancels:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import psycopg
 
-from continuum.worker import claims
+from continuum.worker import claims, forwarding
 from continuum.worker.claims import ClaimedRun
 from continuum.worker.connections import Backoff
 from continuum.worker.engine import Engine
@@ -32,6 +32,8 @@ MOST_POLLED = 5_000
 MOST_LOADED = 5_000
 # The share of the time that may go into looking for runs with mail: beyond it hints have to wait, for the poll at most.
 MAIL_SHARE = 0.05
+# What was under way to a run when it was continued has arrived after so long, mostly; the poll finds the rest.
+STRAYS_DELAY = 0.05
 
 
 class Intake:
@@ -43,6 +45,7 @@ class Intake:
         workflows: names of the workflows it can run.
         engine: takes up what comes in.
         poll_interval: seconds between looks that no hint asked for.
+        on_forwarded: called with runs to which a message was forwarded, and the worker that owns each, or None.
     """
 
     def __init__(
@@ -53,12 +56,15 @@ class Intake:
         engine: Engine,
         *,
         poll_interval: float,
+        on_forwarded: Callable[[dict[UUID, int | None]], None] = lambda news: None,
     ) -> None:
         self._connect = connect
         self._worker_id = worker_id
         self._workflows = sorted(set(workflows))
         self._engine = engine
         self._poll_interval = poll_interval
+        self._on_forwarded = on_forwarded
+        self._continued: set[UUID] = set()
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._connected_before = False
         self._link = asyncio.Lock()
@@ -114,6 +120,14 @@ class Intake:
                 self.on_mail()  # nobody's, or given back meanwhile: the message makes a run claimable
         self._news.set()
 
+    def on_continued(self, run_ids: list[UUID]) -> None:
+        """These runs were continued: what somebody was sending them meanwhile will lie in the wrong inbox."""
+        asyncio.get_running_loop().call_later(STRAYS_DELAY, self._look_for_strays, run_ids)
+
+    def _look_for_strays(self, run_ids: list[UUID]) -> None:
+        self._continued.update(run_ids)
+        self._news.set()
+
     def look_at_all(self) -> None:
         """Hints may have been missed, or the time for a look has come."""
         self._news_of_all = True
@@ -128,7 +142,8 @@ class Intake:
         self.look_at_all()
         await self._looked.wait()
         await self._read_all.wait()
-        return not self._engine.busy and not self._news.is_set()
+        # What was forwarded meanwhile may be for a run that nobody owns.
+        return not self._engine.busy and not self._news.is_set() and not self._claim_wanted.is_set()
 
     # -- the connection -----------------------------------------------------------------------------------------
 
@@ -226,10 +241,15 @@ class Intake:
             await self.use(self._read)
 
     async def _read(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        run_ids, everything = self._news_of, self._news_of_all
-        self._news_of, self._news_of_all = set(), False
-        self._engine.mail.reading()
+        run_ids, everything, continued = self._news_of, self._news_of_all, self._continued
+        self._news_of, self._news_of_all, self._continued = set(), False, set()
         try:
+            if everything:
+                continued.update(await forwarding.find_strays(connection))
+            if continued and (news := await forwarding.forward(connection, continued)):
+                run_ids.update(run_id for run_id, owner in news.items() if owner == self._worker_id)
+                self._on_forwarded(news)
+            self._engine.mail.reading()
             if everything:
                 messages = await claims.unread_of_worker(connection, self._worker_id, MOST_POLLED)
             elif run_ids:
@@ -239,6 +259,7 @@ class Intake:
         except BaseException:
             self._news_of |= run_ids
             self._news_of_all = self._news_of_all or everything
+            self._continued |= continued
             raise
         self._engine.mail.deliver(messages)
         if everything and not self._news_of_all:

@@ -61,6 +61,13 @@ class Entry:
         self.size = 0
         self.last_resort = False
 
+    def remove(self, message: Message) -> None:
+        """Have a message that is taken up by this entry disappear from the inbox.
+
+        One with a delivery id stays, marked, so that a repeat of it is recognised.
+        """
+        (self.consumed if message.delivery_id is None else self.kept).append(message.id)
+
     def send(self) -> Outbox:
         """Return what is sent along with this entry, to add to."""
         if self.outbox is None:
@@ -83,11 +90,14 @@ class LiveRun:
         touched: when it last did something, by ``time.monotonic()``.
         summary: what its row last said while the run was live.
         gone: it was released, ended or lost; whatever still arrives for it is dropped.
+        recorded: the number of the last event it was claimed with.
+        asked_to_stop: an unread request to cancel that it was claimed with, or None.
     """
 
     __slots__ = (
         "__weakref__",
         "active",
+        "asked_to_stop",
         "attempts",
         "claimed_us",
         "deadline_us",
@@ -99,6 +109,7 @@ class LiveRun:
         "last_entry",
         "leaving",
         "open_entry",
+        "recorded",
         "replaying",
         "retries",
         "seen",
@@ -128,6 +139,8 @@ class LiveRun:
         self.touched = 0.0
         self.summary: tuple[Any, ...] | None = None
         self.waiting_for_summary = False
+        self.recorded = 0
+        self.asked_to_stop: Message | None = None
         self.active = False
         self.replaying = False
         self.leaving = False

@@ -63,8 +63,7 @@ class Mail:
             if execution.outcome is not None:
                 break
             entry = self._engine.journal.entry(live)
-            # A message with a delivery id stays, marked, so that a repeat of it is recognised.
-            (entry.consumed if message.delivery_id is None else entry.kept).append(message.id)
+            entry.remove(message)
             if message.kind == "signal":
                 execution.signal_received(message.name or "", message.payload or "null", now_us)
             elif message.kind == "cancel":

@@ -226,6 +226,7 @@ class _Session:
             (definition.name for definition in registry.workflows()),
             engine,
             poll_interval=settings.POLL_INTERVAL,
+            on_forwarded=self._tell,
         )
         self.listener = Listener(
             settings.LISTEN_DATABASE or alias,
@@ -314,15 +315,21 @@ class _Session:
         self.hints.notify(MAIL_CHANNEL, run_ids)
 
     def _on_sent(self, sent: Sent) -> None:
-        mine = [run_id for run_id, owner in sent.news.items() if owner == self.worker_id]
-        if mine:
-            self.intake.on_runs(mine)
-        for run_id, owner in sent.news.items():
-            if owner != self.worker_id:
-                self.hints.notify(MAIL_CHANNEL if owner is None else worker_channel(owner), (run_id,))
+        self._tell(sent.news)
         if sent.ready:
             self.intake.on_ready()
             self.hints.notify(READY_CHANNEL)
+        if sent.continued:
+            self.intake.on_continued(sent.continued)
+
+    def _tell(self, news: dict[UUID, int | None]) -> None:
+        """Whoever owns these runs, or may claim them, learns that they have a message."""
+        here = [run_id for run_id, owner in news.items() if owner is None or owner == self.worker_id]
+        if here:
+            self.intake.on_runs(here)
+        for run_id, owner in news.items():
+            if owner != self.worker_id:
+                self.hints.notify(MAIL_CHANNEL if owner is None else worker_channel(owner), (run_id,))
 
     def _on_lost(self, reason: str) -> None:
         self.lost_because = reason

@@ -15,7 +15,8 @@ from uuid import UUID
 import psycopg
 
 from continuum.core.children import ChildStart, Successor
-from continuum.worker.arrays import plain_array, text_array
+from continuum.worker.arrays import plain_array
+from continuum.worker.family import write_family
 from continuum.worker.sql import load
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Outbox:
         dropped: commands whose rows in the task table nobody needs any more.
         report: the run has ended: its parent, if it has one, is told.
         successor: the run that goes on.
+        cascade: the run was asked to stop, for this reason: every child of its that has not ended is asked as well.
+        clear_tasks: the run has ended without a word from its code: every task of its is taken back.
     """
 
     children: list[ChildStart] = field(default_factory=list)
@@ -64,6 +67,8 @@ class Outbox:
     dropped: list[str] = field(default_factory=list)
     report: bool = False
     successor: Successor | None = None
+    cascade: str | None = None
+    clear_tasks: bool = False
 
 
 @dataclass(slots=True)
@@ -74,37 +79,22 @@ class Sent:
         news: runs with a new message, and the worker that owns each, or None.
         ready: there are new runs to claim.
         queues: queues with new tasks.
+        continued: runs that have gone over into their successors.
     """
 
     news: dict[UUID, int | None] = field(default_factory=dict)
     ready: bool = False
     queues: set[str] = field(default_factory=set)
+    continued: list[UUID] = field(default_factory=list)
 
 
 async def write_outbox(connection: psycopg.AsyncConnection[Any], entries: Iterable[Entry]) -> Sent:
     """Write what these entries send, in the transaction that is open on ``connection``."""
     sent = Sent()
-    outboxes = [(entry, entry.outbox) for entry in entries if entry.outbox is not None]
-    children = [(entry, child) for entry, outbox in outboxes for child in outbox.children]
-    if children:
-        await _start_children(connection, children)
-        sent.ready = True
+    outboxes = [(entry.live, entry.outbox) for entry in entries if entry.outbox is not None]
+    await write_family(connection, outboxes, sent)
+    if cleared := [live for live, outbox in outboxes if outbox.clear_tasks]:
+        await connection.execute(
+            load("outbox_clear_tasks"), {"run_ids": plain_array([live.hex for live in cleared])}, prepare=True
+        )
     return sent
-
-
-async def _start_children(connection: psycopg.AsyncConnection[Any], children: list[tuple[Entry, ChildStart]]) -> None:
-    await connection.execute(
-        load("outbox_children"),
-        {
-            "parents": plain_array([entry.live.hex for entry, _ in children]),
-            "ids": plain_array([child.id.hex for _, child in children]),
-            "commands": text_array([child.reply_to for _, child in children]),
-            "workflows": text_array([child.definition.name for _, child in children]),
-            "versions": plain_array([child.definition.version for _, child in children]),
-            "hashes": text_array([child.definition.version_hash for _, child in children]),
-            "inputs": text_array([child.input for _, child in children]),
-            "namespaces": text_array([child.namespace for _, child in children]),
-            "attributes": text_array([child.attributes for _, child in children]),
-        },
-        prepare=True,
-    )

@@ -13,7 +13,7 @@ from continuum.core.loop import LAST_US
 from continuum.exceptions import ReplayDriftError
 from continuum.worker.live import LiveRun, RowUpdate
 
-__all__ = ["ended", "parked", "quarantined", "refused", "released", "summary"]
+__all__ = ["cancelled_without_code", "ended", "parked", "quarantined", "refused", "released", "summary"]
 
 # A fan-out of thousands is told in numbers beyond this many entries.
 _MOST_WAITS = 100
@@ -52,14 +52,31 @@ def parked(live: LiveRun, drift: ReplayDriftError) -> RowUpdate:
         "type": "ReplayDriftError",
         "message": str(drift),
         "traceback": "",
-        "details": {
-            "position": drift.position,
-            "history": drift.history,
-            "code": drift.code,
-            "version_hash": live.definition.version_hash,
-        },
+        "details": _where(live, drift),
     }
     return RowUpdate("stuck_unknown_version", False, error=json.dumps(error))
+
+
+def cancelled_without_code(live: LiveRun, reason: str, drift: ReplayDriftError) -> dict[str, Any]:
+    """The error of a run that was cancelled while history and code disagree."""
+    return {
+        "type": "CancelledError",
+        "message": (
+            f"{reason or 'cancelled'}; the run's code could not be replayed, so nothing of it was run to clean up: "
+            f"{drift}"
+        ),
+        "traceback": "",
+        "details": _where(live, drift),
+    }
+
+
+def _where(live: LiveRun, drift: ReplayDriftError) -> dict[str, Any]:
+    return {
+        "position": drift.position,
+        "history": drift.history,
+        "code": drift.code,
+        "version_hash": live.definition.version_hash,
+    }
 
 
 def quarantined(until_us: int) -> RowUpdate:
