@@ -69,3 +69,29 @@ def test_a_history_is_read_from_the_primary_key(plan_of):
     plan = plan_of("history_load")
     assert "Seq Scan on continuum_events" not in plan
     assert "_pkey" in plan
+
+
+@pytest.mark.parametrize("statement", ["outbox_cascade", "outbox_adopt"])
+def test_the_children_of_a_run_are_found_by_their_parent(plan_of, statement):
+    plan = plan_of(statement)
+    assert "continuum_runs_parent_idx" in plan
+    assert "Seq Scan on continuum_runs" not in plan
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["outbox_children", "outbox_continue", "outbox_cancels", "outbox_report", "mail_forward", "mail_forward_children"],
+)
+def test_what_a_commit_sends_to_a_runs_family_finds_each_run_by_its_id(plan_of, statement):
+    plan = plan_of(statement)
+    assert "continuum_runs_pkey" in plan
+    assert not re.search(r"(Seq|Bitmap Heap) Scan on continuum_runs|runs_owner_idx|runs_ready_idx", plan)
+    assert "Seq Scan on continuum_inbox" not in plan
+    assert "Seq Scan on continuum_events" not in plan
+
+
+def test_looking_for_stray_mail_walks_the_unread_messages_and_no_others(plan_of):
+    plan = plan_of("mail_strays", limit="bigint")
+    assert "continuum_inbox_unread_idx" in plan
+    assert "continuum_runs_pkey" in plan
+    assert "Seq Scan" not in plan
