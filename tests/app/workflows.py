@@ -26,6 +26,9 @@ from continuum import (
     wait_signal,
     workflow,
 )
+from tests.app import family_workflows
+
+__all__ = ["family_workflows"]
 
 
 @dataclass
