@@ -98,6 +98,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
     from continuum.models import (
         Run as Run,
     )
+    from continuum.references import (
+        InstanceNotFoundError as InstanceNotFoundError,
+    )
+    from continuum.values import (
+        ModelRef as ModelRef,
+    )
 
 _MODULES = {
     "continuum.core.definitions": (
@@ -160,6 +166,8 @@ _MODULES = {
         "wait_run",
     ),
     "continuum.models": ("Run",),
+    "continuum.references": ("InstanceNotFoundError",),
+    "continuum.values": ("ModelRef",),
     "continuum.exceptions": (
         "ActivityCancelledError",
         "ActivityError",

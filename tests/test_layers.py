@@ -16,7 +16,13 @@ LAYERS = [
     ["continuum.values"],
     ["continuum.core"],
     ["continuum.conf", "continuum.discovery"],
-    ["continuum.fields", "continuum.models", "continuum.worker.partitions", "continuum.worker.sql"],
+    [
+        "continuum.fields",
+        "continuum.models",
+        "continuum.references",
+        "continuum.worker.partitions",
+        "continuum.worker.sql",
+    ],
     ["continuum.migrations", "continuum.worker"],
     [
         "continuum.arguments",
