@@ -29,6 +29,7 @@ LAYERS = [
         "continuum.client",
         "continuum.hints",
         "continuum.listening",
+        "continuum.reopening",
         "continuum.starting",
         "continuum.waiting",
     ],
