@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import connections, transaction
 
 from continuum import arguments, hints, ids
-from continuum.core.history import TERMINAL, Event
+from continuum.core.history import TERMINAL, Event, EventType
 from continuum.core.resuming import effective
 from continuum.exceptions import RunNotFoundError, RunStateError
 from continuum.models import Run
@@ -134,5 +134,6 @@ def _shared(history: list[Event], before: str) -> list[int] | None:
             return kept
         if event.type not in TERMINAL:
             kept.append(event.seq)
-    has_ended = bool(history) and history[-1].type in TERMINAL
+    # A run that was retried and that nobody has taken up again yet has still ended, as far as its history goes.
+    has_ended = bool(history) and history[-1].type in (*TERMINAL, EventType.RUN_RETRIED)
     return None if has_ended else kept

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection, transaction
+from asgiref.sync import sync_to_async
+from django.db import connection, connections, transaction
 
 import continuum
 from continuum import RunNotFoundError, RunStateError, hints
@@ -226,8 +227,8 @@ class TestRetry:
 
         results, tasks, mail = left(run)
         assert (results, tasks) == (["0:2"], 0)
-        assert [kind for kind, _ in mail] == ["activity", "child", "signal"]
-        assert [payload.get("result") for _, payload in mail[:2]] == [5, 6]
+        assert [kind for kind, _ in mail] == ["activity", "child", "child", "signal"]
+        assert [payload.get("result") for _, payload in mail[:3]] == [5, None, 6]
         assert [len(part) if isinstance(part, list) else part for part in left(other)] == [2, 1, 6]
         assert ActivityResult.objects.filter(kind="activity_key").count() == 1
 
@@ -284,6 +285,12 @@ class TestRetryWithChildren:
         continuum.retry(run)
         assert self.states(child) == ["suspended"]
         assert not InboxMessage.objects.filter(run_id=run.id).exists()
+
+    def test_the_report_of_a_child_that_is_gone_stays(self):
+        run, (child,) = self.parent_of(lambda run: (failed_child(run, "0:1", told=False)[0], None), failed=[])
+        child.delete()
+        continuum.retry(run)
+        assert InboxMessage.objects.filter(run_id=run.id).count() == 1
 
     def test_the_last_of_several_answers_to_a_command_counts(self):
         run, (old, new) = self.parent_of(
@@ -434,7 +441,7 @@ class TestFork:
         record(
             run,
             "run_retried",
-            ("run_resumed", None, {"dropped": [4, 6, 7]}),
+            ("run_resumed", None, {"dropped": [4, 6, 7], "renewed": ["0:9"]}),
             ("activity_completed", "0:3", {"result": 3}),
             ("activity_completed", "0:4", {"result": 4}),
             first=8,
@@ -443,19 +450,26 @@ class TestFork:
         fork = continuum.fork(run, "0:4")
         events = list(fork.history())
         assert [(event.seq, event.command_id) for event in events] == [
-            (1, "0:1"), (2, None), (3, "0:2"), (4, "0.1:1"), (5, "0:3"), (6, None),
+            (1, "0:1"), (2, None), (3, "0:2"), (4, "0.1:1"), (5, None), (6, "0:3"), (7, None),
         ]  # fmt: skip
-        assert events[4].data == {"result": 3}
+        assert events[4].type == "run_resumed"
+        assert events[4].data == {"dropped": [], "renewed": ["0:9"]}  # by their old numbers, they would be others now
+        assert events[5].data == {"result": 3}
 
     def test_before_a_command_whose_failure_was_dropped_is_before_its_next_event(self):
         run = failed_run(*HISTORY)
         record(run, "run_retried", ("run_resumed", None, {"dropped": [4, 6, 7]}), ("timer_fired", "0:3", {}), first=8)
-        assert [e.command_id for e in continuum.fork(run, "0:3").history()] == ["0:1", None, "0:2", "0.1:1", None]
+        assert [e.command_id for e in continuum.fork(run, "0:3").history()] == [
+            *("0:1", None, "0:2", "0.1:1", None),
+            None,
+        ]
 
     def test_of_a_run_that_was_retried_and_not_yet_taken_is_possible(self):
         run = failed_run(*HISTORY)
         continuum.retry(run)
         assert types(continuum.fork(run, "0:3"))[-2:] == ["timer_fired", "run_forked"]
+        with pytest.raises(ValueError, match="before"):
+            continuum.fork(run, "0:4")
 
     def test_a_fork_can_be_forked(self):
         run = failed_run(*HISTORY)
@@ -516,9 +530,12 @@ class TestFork:
 
 
 class TestTwins:
-    async def test_aretry_and_afork(self):
-        from asgiref.sync import sync_to_async
+    @pytest.fixture(autouse=True)
+    async def no_connection_in_the_other_thread(self):
+        yield
+        await sync_to_async(connections.close_all)()
 
+    async def test_aretry_and_afork(self):
         run = await sync_to_async(failed_run)(*HISTORY)
         fork = await continuum.afork(run, "0:3")
         assert isinstance(fork.id, UUID)

@@ -1,7 +1,8 @@
 -- Lets a failed run, locked before, go on: its history stays and gets a mark; what is to be done again is worked out by
 -- whoever claims it.
 -- What its failed life has left behind would hit the new one: fences that keep late attempts out (the lease keeps those out
--- from now on), tasks, requests to cancel, and failures nobody has read of. What succeeded is kept, read or unread.
+-- from now on), tasks, requests to cancel, and failures nobody has read of, where what failed goes on. What succeeded is
+-- kept, read or unread.
 -- The time in which it stood still does not count against its time limit.
 WITH last AS (
     SELECT coalesce(max(seq), 0) AS seq, max(recorded_at) AS recorded_at
@@ -22,9 +23,14 @@ tasks AS (
     WHERE run_id = %(run_id)s
 ),
 stale AS (
-    DELETE FROM continuum_inbox
-    WHERE run_id = %(run_id)s AND consumed_at IS NULL
-      AND (kind = 'cancel' OR kind IN ('activity', 'child') AND payload ->> 'error' IS NOT NULL)
+    DELETE FROM continuum_inbox AS message
+    WHERE message.run_id = %(run_id)s AND message.consumed_at IS NULL
+      AND (
+          message.kind = 'cancel'
+          OR message.kind = 'activity' AND message.payload ->> 'error' IS NOT NULL
+          OR message.kind = 'child' AND message.payload ->> 'state' = 'failed'
+             AND EXISTS (SELECT FROM continuum_runs AS child WHERE child.id = (message.payload ->> 'child')::uuid)
+      )
 )
 UPDATE continuum_runs
 SET state = 'suspended',
