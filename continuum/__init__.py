@@ -12,17 +12,21 @@ __version__ = "0.5.0"
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the table below
     from continuum.client import (
         acancel as acancel,
+        afork as afork,
         aget_or_start as aget_or_start,
         aget_run as aget_run,
         aresult as aresult,
+        aretry as aretry,
         asignal as asignal,
         astart as astart,
         astart_many as astart_many,
         await_run as await_run,
         cancel as cancel,
+        fork as fork,
         get_or_start as get_or_start,
         get_run as get_run,
         result as result,
+        retry as retry,
         signal as signal,
         start as start,
         start_many as start_many,
@@ -98,6 +102,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
     from continuum.models import (
         Run as Run,
     )
+    from continuum.references import (
+        InstanceNotFoundError as InstanceNotFoundError,
+    )
+    from continuum.values import (
+        ModelRef as ModelRef,
+    )
 
 _MODULES = {
     "continuum.core.definitions": (
@@ -143,23 +153,29 @@ _MODULES = {
     ),
     "continuum.client": (
         "acancel",
+        "afork",
         "aget_or_start",
         "aget_run",
         "aresult",
+        "aretry",
         "asignal",
         "astart",
         "astart_many",
         "await_run",
         "cancel",
+        "fork",
         "get_or_start",
         "get_run",
         "result",
+        "retry",
         "signal",
         "start",
         "start_many",
         "wait_run",
     ),
     "continuum.models": ("Run",),
+    "continuum.references": ("InstanceNotFoundError",),
+    "continuum.values": ("ModelRef",),
     "continuum.exceptions": (
         "ActivityCancelledError",
         "ActivityError",

@@ -23,6 +23,7 @@ from continuum.core.activity_context import ActivityInfo, current_activity
 from continuum.core.definitions import ActivityDefinition, Retry
 from continuum.core.failures import describe_exception
 from continuum.exceptions import ActivityTimeoutError, DurableValueError, NonRetryableError, RetryAfterError
+from continuum.worker import instances
 from continuum.worker.hygiene import SharedConnections, ThreadConnections
 from continuum.worker.threads import ThreadPool
 
@@ -218,7 +219,7 @@ class ActivityExecutor:
 
     def _call(self, attempt: Attempt) -> str:
         current_activity.set(_info(attempt))
-        args, kwargs = _arguments(attempt)
+        args, kwargs = instances.load(attempt, *_arguments(attempt))
         return self._encode(attempt, attempt.definition.fn(*args, **kwargs))
 
     def _encode(self, attempt: Attempt, value: Any) -> str:
@@ -239,7 +240,7 @@ class ActivityExecutor:
         value_json, error = None, None
         try:
             current_activity.set(_info(attempt))
-            args, kwargs = _arguments(attempt)
+            args, kwargs = await instances.aload(attempt, *_arguments(attempt))
             value_json = self._encode(attempt, await attempt.definition.fn(*args, **kwargs))
         except BaseException as exc:
             if attempt.settled:
