@@ -16,6 +16,7 @@ import psycopg
 
 from continuum.core.children import ChildStart, Successor
 from continuum.worker.arrays import plain_array, text_array
+from continuum.worker.keys import KeyOutcome, write_outcomes
 from continuum.worker.sql import load
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Outbox:
         cancels: children to cancel.
         tasks: activities for other workers.
         dropped: commands whose rows in the task table nobody needs any more.
+        keys: results of activities for their idempotency keys, and keys to give back.
         report: the run has ended: its parent, if it has one, is told.
         successor: the run that goes on.
     """
@@ -62,6 +64,7 @@ class Outbox:
     cancels: list[Cancellation] = field(default_factory=list)
     tasks: list[TaskStart] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    keys: list[KeyOutcome] = field(default_factory=list)
     report: bool = False
     successor: Successor | None = None
 
@@ -74,11 +77,13 @@ class Sent:
         news: runs with a new message, and the worker that owns each, or None.
         ready: there are new runs to claim.
         queues: queues with new tasks.
+        keys: idempotency keys that have a result now, or are free.
     """
 
     news: dict[UUID, int | None] = field(default_factory=dict)
     ready: bool = False
     queues: set[str] = field(default_factory=set)
+    keys: set[UUID] = field(default_factory=set)
 
 
 async def write_outbox(connection: psycopg.AsyncConnection[Any], entries: Iterable[Entry]) -> Sent:
@@ -89,6 +94,12 @@ async def write_outbox(connection: psycopg.AsyncConnection[Any], entries: Iterab
     if children:
         await _start_children(connection, children)
         sent.ready = True
+    dropped = [(entry, command_id) for entry, outbox in outboxes for command_id in outbox.dropped]
+    if dropped:
+        await _drop_tasks(connection, dropped)
+    keys = [outcome for _, outbox in outboxes for outcome in outbox.keys]
+    if keys:
+        sent.keys = await write_outcomes(connection, keys)
     return sent
 
 
@@ -105,6 +116,17 @@ async def _start_children(connection: psycopg.AsyncConnection[Any], children: li
             "inputs": text_array([child.input for _, child in children]),
             "namespaces": text_array([child.namespace for _, child in children]),
             "attributes": text_array([child.attributes for _, child in children]),
+        },
+        prepare=True,
+    )
+
+
+async def _drop_tasks(connection: psycopg.AsyncConnection[Any], dropped: list[tuple[Entry, str]]) -> None:
+    await connection.execute(
+        load("outbox_drop_tasks"),
+        {
+            "run_ids": plain_array([entry.live.hex for entry, _ in dropped]),
+            "commands": text_array([command_id for _, command_id in dropped]),
         },
         prepare=True,
     )
