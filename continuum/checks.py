@@ -111,9 +111,9 @@ def check_transactional(**kwargs: Any) -> list[CheckMessage]:
             code = inspect.unwrap(definition.fn).__code__
             found.append(
                 Error(
-                    f"The activity {definition.name} ({code.co_filename}:{code.co_firstlineno}) is transactional in the "
-                    f"database {alias!r}, but runs are recorded in {own!r}. What it writes and the record of its result "
-                    "could not commit together.",
+                    f"The activity {definition.name} ({code.co_filename}:{code.co_firstlineno}) is transactional "
+                    f"in the database {alias!r}, but runs are recorded in {own!r}. What it writes and the record of "
+                    "its result could not commit together.",
                     hint=f"Declare it with transactional=True and have it write to {own!r}, or leave transactional out "
                     "and make what it does idempotent.",
                     id="continuum.E008",
