@@ -253,9 +253,8 @@ class ActivityTimeoutError(ContinuumError, TimeoutError):
         self.activity, self.timeout, self.heartbeat = activity, timeout, heartbeat
 
     def __str__(self) -> str:
-        if self.heartbeat:
-            return f"{self.activity} sent no heartbeat for {self.timeout:g} seconds"
-        return f"{self.activity} did not finish within {self.timeout:g} seconds"
+        what = "sent no heartbeat for" if self.heartbeat else "did not finish within"
+        return f"{self.activity} {what} {self.timeout:g} seconds"
 
 
 # From application code

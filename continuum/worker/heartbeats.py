@@ -63,12 +63,18 @@ class Heartbeats:
         """Record what has been noted so far."""
         self._wake.clear()
         self._waking = False
-        while batch := self._take():
+        # No more than that: attempts that beat all the time are noted again meanwhile.
+        left = len(self._noted)
+        while left > 0:
+            most = min(left, MOST_WRITTEN)
+            left -= most
+            if not (batch := self._take(most)):
+                continue
             await self._link.use(lambda connection, b=batch: self._write(connection, b))
 
-    def _take(self) -> list[tuple[Attempt, str]]:
+    def _take(self, most: int) -> list[tuple[Attempt, str]]:
         taken: dict[tuple[UUID, str], tuple[Attempt, str]] = {}
-        while self._noted and len(taken) < MOST_WRITTEN:
+        for _ in range(min(most, len(self._noted))):
             attempt = self._noted.popleft()
             # Before its details are read: whoever beats from now on notes the attempt again.
             attempt.noted = False

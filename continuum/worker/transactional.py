@@ -111,10 +111,8 @@ class Transactions:
             if value_json is None:
                 raise
             # It broke in the commit, or in what the project had it do after the commit.
-            logger.warning(
-                "run %s: %s took effect, although it ended with %s: %s",
-                attempt.run_id, attempt.definition.name, type(error).__name__, brief(error),
-            )  # fmt: skip
+            name = attempt.definition.name
+            logger.warning("run %s: %s has taken effect, although it ended so:", attempt.run_id, name, exc_info=error)
             if written:
                 return written[0]
             return AttemptResult(attempt, True, value_json, None, attempt.started_us, self._clock())

@@ -26,6 +26,7 @@ from continuum import (
     wait_signal,
     workflow,
 )
+from tests.app import attempt_workflows  # noqa: F401  (worker processes find them through this module)
 
 
 @dataclass
