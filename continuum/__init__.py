@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
         ActivityInfo as ActivityInfo,
         NotInActivityError as NotInActivityError,
         activity_info as activity_info,
+        heartbeat as heartbeat,
     )
     from continuum.core.definitions import (
         Retry as Retry,
@@ -150,6 +151,7 @@ _MODULES = {
         "ActivityInfo",
         "NotInActivityError",
         "activity_info",
+        "heartbeat",
     ),
     "continuum.client": (
         "acancel",

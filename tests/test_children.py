@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 
 import pytest
@@ -219,7 +220,7 @@ class TestCancel:
         assert [continuum.result(child, timeout=0) for child in children] == [7, 7]
 
     def test_by_a_timeout_reaches_the_children(self):
-        run = continuum.start(flows.leaves_children, "wait", 2, timeout=0.5)
+        continuum.start(flows.leaves_children, "wait", 2, timeout=0.5)
         with worker():
             eventually(lambda: Run.objects.filter(state="cancelled").count() == 3)
 
@@ -238,7 +239,7 @@ class TestContinuing:
         assert [types_of(one) for one in chain] == [["timer_fired", "run_continued"]] * 3 + [
             ["timer_fired", "run_completed"]
         ]
-        assert all(a.completed_at <= b.started_at for a, b in zip(chain, chain[1:], strict=False))
+        assert all(a.completed_at <= b.started_at for a, b in itertools.pairwise(chain))
         assert continuum.get_run(run).pk == run.pk
         assert continuum.wait_run(run).pk == chain[-1].pk
 

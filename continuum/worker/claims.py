@@ -18,6 +18,7 @@ __all__ = [
     "ClaimedRun",
     "claim_due",
     "claim_mail",
+    "heartbeats_of_runs",
     "history_sizes",
     "load_histories",
     "owned_by",
@@ -104,3 +105,15 @@ async def unread_of_worker(connection: psycopg.AsyncConnection[Any], worker_id: 
     """Return the unread messages of all runs a worker owns, oldest first, at most ``limit``."""
     cursor = await connection.execute(load("inbox_of_worker"), {"worker": worker_id, "limit": limit}, prepare=True)
     return [Message(*row) for row in await cursor.fetchall()]
+
+
+async def heartbeats_of_runs(
+    connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]
+) -> dict[UUID, dict[str, str]]:
+    """Return the details of the last heartbeats that attempts of these runs have left: by run and command, as JSON."""
+    found: dict[UUID, dict[str, str]] = {}
+    parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
+    cursor = await connection.execute(load("heartbeats_of_runs"), parameters, prepare=True)
+    for run_id, command_id, details in await cursor.fetchall():
+        found.setdefault(run_id, {})[command_id] = details or "null"
+    return found

@@ -142,12 +142,19 @@ class Engine:
         """Return how many more runs may be claimed now."""
         return 0 if self.draining else max(0, self._concurrency - self.active)
 
-    def admit(self, claimed: ClaimedRun, history: list[Event], messages: list[Message]) -> None:
-        """Take up a run that was just claimed."""
+    def admit(
+        self,
+        claimed: ClaimedRun,
+        history: list[Event],
+        messages: list[Message],
+        beats: dict[str, str] | None = None,
+    ) -> None:
+        """Take up a run that was just claimed; ``beats`` are the last heartbeats of its activities, by command."""
         definition = registry.workflow(claimed.workflow, claimed.version)
         execution = Execution(definition, claimed.identity, claimed.input, max_bytes=self._max_value_bytes)
         live = LiveRun(claimed.identity.id, claimed.token, definition, execution, claimed.claimed_us)
         live.deadline_us = claimed.deadline_us
+        live.beats = beats or {}
         known = self.live.get(live.id)
         if known is not None:
             self.lose(known)
@@ -297,6 +304,8 @@ class Engine:
         entry.update = rows.ended(live, outcome, last.time_us if last else self._clock.now_us())
         entry.size += len(outcome.result or "")
         sending.send_end(entry, outcome)
+        if live.beats:
+            self.attempts.forget_beats(live, list(live.beats))
         self._leave(live)
 
     def _leave(self, live: LiveRun) -> None:

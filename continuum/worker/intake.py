@@ -221,6 +221,7 @@ class Intake:
         again = [run.identity.id for run in claimed if not run.is_new]
         has_mail = {run.identity.id for run in claimed if run.has_mail}
         sizes = await claims.history_sizes(connection, again) if again else {}
+        beats = await claims.heartbeats_of_runs(connection, again) if again else {}
         for group in _groups(claimed, sizes):
             run_ids = [run.identity.id for run in group]
             histories = await claims.load_histories(connection, run_ids) if not sizes.keys().isdisjoint(run_ids) else {}
@@ -230,7 +231,7 @@ class Intake:
                 for message in await claims.unread_of_runs(connection, run_ids):
                     mail.setdefault(message.run_id, []).append(message)
             for run, run_id in zip(group, run_ids, strict=True):
-                self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []))
+                self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []), beats.get(run_id))
 
     # -- messages -----------------------------------------------------------------------------------------------
 

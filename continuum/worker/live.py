@@ -85,6 +85,7 @@ class LiveRun:
         unacknowledged: entries handed to the journal that are not durable yet.
         attempts: running or queued local attempts by command id.
         retries: ids of the commands that wait for their next attempt.
+        beats: by command id, the details of the last heartbeat, as JSON text: what has a row, or may have one.
         seen: inbox ids that were taken up and that a read may still show.
         timer_us: the earliest instant the timers will call back for this run.
         touched: when it last did something, by ``time.monotonic()``.
@@ -99,6 +100,7 @@ class LiveRun:
         "active",
         "asked_to_stop",
         "attempts",
+        "beats",
         "claimed_us",
         "deadline_us",
         "definition",
@@ -134,6 +136,7 @@ class LiveRun:
         self.unacknowledged = 0
         self.attempts: dict[str, Any] = {}
         self.retries: set[str] = set()
+        self.beats: dict[str, str] = {}
         self.seen: set[int] = set()
         self.timer_us: int | None = None
         self.touched = 0.0

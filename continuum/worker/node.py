@@ -28,14 +28,18 @@ from continuum.worker.activities import ActivityExecutor
 from continuum.worker.clock import Clock
 from continuum.worker.connections import Backoff, connect
 from continuum.worker.engine import Engine
+from continuum.worker.heartbeats import Heartbeats
 from continuum.worker.intake import Intake
 from continuum.worker.journal import JOURNAL_SESSION, Journal
+from continuum.worker.keys import Keys
 from continuum.worker.leases import Lease, RenewResult
+from continuum.worker.links import Link
 from continuum.worker.live import LiveRun
 from continuum.worker.maintenance import Maintenance
 from continuum.worker.options import NodeOptions
 from continuum.worker.outbox import Sent
 from continuum.worker.timers import Timers
+from continuum.worker.transactional import Transactions
 from continuum.worker.versions import register_versions
 from continuum.worker.wakes import (
     DONE_CHANNEL,
@@ -158,6 +162,8 @@ class _Session:
             ),
             "summaries": self.engine.summaries.run(),
             "maintenance": self.maintenance.run(),
+            "heartbeats": self.heartbeats.run(),
+            "keys": self.keys.run(),
             **self.intake.loops(),
         }
         tasks = [self._spawn(name, coroutine) for name, coroutine in coroutines.items()]
@@ -176,6 +182,7 @@ class _Session:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.intake.close()
+            await self.attempt_link.close()
 
     async def _register(self) -> None:
         self.lease = Lease(continuum_settings.LEASE_TTL)
@@ -216,8 +223,16 @@ class _Session:
             on_refused=engine.on_refused,
             on_sent=self._on_sent,
         )
+        self.attempt_link = Link(partial(self._connect, "attempts"), "heartbeats and keys")
+        self.heartbeats = Heartbeats(loop, self.attempt_link, self.worker_id)
+        self.keys = engine.attempts.key_waits.keys = Keys(self.attempt_link)
         self.executor = ActivityExecutor(
-            loop, threads=options.threads, on_results=engine.attempts.on_results, clock=self.clock.now_us
+            loop,
+            threads=options.threads,
+            on_results=engine.attempts.on_results,
+            clock=self.clock.now_us,
+            transactions=Transactions(alias, self.worker_id, self.clock.now_us, partial(self._connect, "fence")),
+            on_beat=self.heartbeats.note,
         )
         engine.connect(self.journal, self.executor)
         self.intake = Intake(
@@ -293,6 +308,7 @@ class _Session:
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 # The results of activities that have just ended are still on their way.
                 await self.engine.quiesce()
+                await self.heartbeats.flush()
                 self.engine.release_all()
                 await self.journal.flush()
                 await self.intake.use(self.lease.leave)
@@ -316,6 +332,8 @@ class _Session:
 
     def _on_sent(self, sent: Sent) -> None:
         self._tell(sent.news)
+        if sent.keys:
+            self.engine.attempts.key_waits.look_again(sent.keys)
         if sent.ready:
             self.intake.on_ready()
             self.hints.notify(READY_CHANNEL)

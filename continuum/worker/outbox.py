@@ -15,8 +15,9 @@ from uuid import UUID
 import psycopg
 
 from continuum.core.children import ChildStart, Successor
-from continuum.worker.arrays import plain_array
+from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.family import write_family
+from continuum.worker.keys import KeyOutcome, write_outcomes
 from continuum.worker.sql import load
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Outbox:
         cancels: children to cancel.
         tasks: activities for other workers.
         dropped: commands whose rows in the task table nobody needs any more.
+        keys: results of activities for their idempotency keys, and keys to give back.
         report: the run has ended: its parent, if it has one, is told.
         successor: the run that goes on.
         cascade: the run was asked to stop, for this reason: every child of its that has not ended is asked as well.
@@ -65,6 +67,7 @@ class Outbox:
     cancels: list[Cancellation] = field(default_factory=list)
     tasks: list[TaskStart] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    keys: list[KeyOutcome] = field(default_factory=list)
     report: bool = False
     successor: Successor | None = None
     cascade: str | None = None
@@ -80,12 +83,14 @@ class Sent:
         ready: there are new runs to claim.
         queues: queues with new tasks.
         continued: runs that have gone over into their successors.
+        keys: idempotency keys that have a result now, or are free.
     """
 
     news: dict[UUID, int | None] = field(default_factory=dict)
     ready: bool = False
     queues: set[str] = field(default_factory=set)
     continued: list[UUID] = field(default_factory=list)
+    keys: set[UUID] = field(default_factory=set)
 
 
 async def write_outbox(connection: psycopg.AsyncConnection[Any], entries: Iterable[Entry]) -> Sent:
@@ -97,4 +102,15 @@ async def write_outbox(connection: psycopg.AsyncConnection[Any], entries: Iterab
         await connection.execute(
             load("outbox_clear_tasks"), {"run_ids": plain_array([live.hex for live in cleared])}, prepare=True
         )
+    if dropped := [(live, command_id) for live, outbox in outboxes for command_id in outbox.dropped]:
+        await connection.execute(
+            load("outbox_drop_tasks"),
+            {
+                "run_ids": plain_array([live.hex for live, _ in dropped]),
+                "commands": text_array([command_id for _, command_id in dropped]),
+            },
+            prepare=True,
+        )
+    if keys := [outcome for _, outbox in outboxes for outcome in outbox.keys]:
+        sent.keys = await write_outcomes(connection, keys)
     return sent

@@ -26,9 +26,9 @@ from continuum import (
     wait_signal,
     workflow,
 )
-from tests.app import family_workflows
+from tests.app import attempt_workflows, family_workflows
 
-__all__ = ["family_workflows"]
+__all__ = ["attempt_workflows", "family_workflows"]  # so that worker processes know them too
 
 
 @dataclass
