@@ -32,6 +32,8 @@ class Attempts:
         self._on_change = on_change
         self.executor: ActivityExecutor = None  # type: ignore[assignment]  # set when the node is assembled
         self.waiting = 0
+        # Told whenever attempts have ended, with the results of those that no run of this worker asked for.
+        self.on_slots: Callable[[list[AttemptResult]], None] = lambda results: None
 
     def start(self, live: LiveRun, commands: Iterable[Command]) -> None:
         """Start what a run asks for. All that led to it must be durable."""
@@ -61,10 +63,16 @@ class Attempts:
     def on_results(self, results: list[AttemptResult]) -> None:
         """Take up what the executor reports."""
         post = self._engine.post
+        others = []
         for result in results:
-            live, _ = result.attempt.key  # type: ignore[misc]
+            key = result.attempt.key
+            if type(key) is not tuple:
+                others.append(result)
+                continue
+            live, _ = key
             if not live.gone:
                 post(self._on_result, live, result)
+        self.on_slots(others)
 
     def _on_result(self, live: LiveRun, result: AttemptResult) -> None:
         _, command = result.attempt.key  # type: ignore[misc]
@@ -102,11 +110,18 @@ class Attempts:
 
     def abandon(self, live: LiveRun, commands: Iterable[Command]) -> None:
         """Nobody wants the results of these any more."""
+        commands = list(commands)
         for command in commands:
-            self._forget_retry(live, command.id)
-            attempt = live.attempts.pop(command.id, None)
-            if attempt is not None:
-                self.executor.abandon(attempt)
+            self.forget(live, command)
+        self._engine.queued.drop(live, commands)
+
+    def forget(self, live: LiveRun, command: Command) -> None:
+        """Whatever this worker does, or is about to do, for a command: nobody waits for it any more."""
+        self._forget_retry(live, command.id)
+        attempt = live.attempts.pop(command.id, None)
+        if attempt is not None:
+            self.executor.abandon(attempt)
+            self.on_slots([])
 
     def abandon_all(self, live: LiveRun) -> None:
         """Nobody wants the result of anything this run has under way."""

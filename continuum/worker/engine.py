@@ -11,7 +11,7 @@ import heapq
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,7 @@ from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, LiveRun, Message
 from continuum.worker.mail import Mail
+from continuum.worker.queued import Queued
 from continuum.worker.summaries import Summaries
 from continuum.worker.timers import Timers
 
@@ -85,6 +86,7 @@ class Engine:
         self.finished = 0
         self._change = asyncio.Event()
         self.mail = Mail(self, clock)
+        self.queued = Queued(self)
         self.attempts = Attempts(self, clock, timers, self._change.set)
         timers.wanted = _wanted
         self.summaries = Summaries(lambda: self.journal, self._make_room)
@@ -141,12 +143,15 @@ class Engine:
         """Return how many more runs may be claimed now."""
         return 0 if self.draining else max(0, self._concurrency - self.active)
 
-    def admit(self, claimed: ClaimedRun, history: list[Event], messages: list[Message]) -> None:
-        """Take up a run that was just claimed."""
+    def admit(
+        self, claimed: ClaimedRun, history: list[Event], messages: list[Message], queued: Iterable[str] = ()
+    ) -> None:
+        """Take up a run that was just claimed. ``queued`` are the ids of its commands that are out as tasks."""
         definition = registry.workflow(claimed.workflow, claimed.version)
         execution = Execution(definition, claimed.identity, claimed.input, max_bytes=self._max_value_bytes)
         live = LiveRun(claimed.identity.id, claimed.token, definition, execution, claimed.claimed_us)
         live.deadline_us = claimed.deadline_us
+        live.queued.update(queued)
         known = self.live.get(live.id)
         if known is not None:
             self.lose(known)
@@ -174,6 +179,7 @@ class Engine:
             self.post(self._replay, live, messages)
             return
         live.replaying = False
+        self.queued.drop_stale(live)
         if live.deadline_us is not None:
             self._timers.schedule(live.deadline_us, self._on_deadline, live)
         # Messages first: what they cancel must not be started once more.
@@ -222,7 +228,7 @@ class Engine:
         if outcome is not None:
             self._end(live, outcome)
             return
-        if commands:
+        if commands and (commands := self.queued.route(live, commands)):
             self.start_when_durable(live, commands)
         timer = live.execution.next_timer()
         if timer is not None and (live.timer_us is None or timer.due_us < live.timer_us):

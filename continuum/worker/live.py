@@ -78,6 +78,7 @@ class LiveRun:
         unacknowledged: entries handed to the journal that are not durable yet.
         attempts: running or queued local attempts by command id.
         retries: ids of the commands that wait for their next attempt.
+        queued: ids of the commands that are out as tasks, for whichever worker serves their queue.
         seen: inbox ids that were taken up and that a read may still show.
         timer_us: the earliest instant the timers will call back for this run.
         touched: when it last did something, by ``time.monotonic()``.
@@ -99,6 +100,7 @@ class LiveRun:
         "last_entry",
         "leaving",
         "open_entry",
+        "queued",
         "replaying",
         "retries",
         "seen",
@@ -123,6 +125,7 @@ class LiveRun:
         self.unacknowledged = 0
         self.attempts: dict[str, Any] = {}
         self.retries: set[str] = set()
+        self.queued: set[str] = set()
         self.seen: set[int] = set()
         self.timer_us: int | None = None
         self.touched = 0.0

@@ -71,6 +71,8 @@ class Mail:
                 execution.cancel_requested(message.reason, now_us)
             elif message.kind == "child":
                 execution.child_ended(message.command_id or "", message.payload or "null", now_us)
+            elif message.kind == "activity":
+                self._engine.queued.on_message(live, message)
             else:
                 logger.warning("run %s: a message of unknown kind %r is dropped", live.id, message.kind)
         self._engine.advance(live)

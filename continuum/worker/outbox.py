@@ -89,6 +89,14 @@ async def write_outbox(connection: psycopg.AsyncConnection[Any], entries: Iterab
     if children:
         await _start_children(connection, children)
         sent.ready = True
+    tasks = [(entry, task) for entry, outbox in outboxes for task in outbox.tasks]
+    if tasks:
+        await _start_tasks(connection, tasks)
+        sent.queues.update(task.queue for _, task in tasks)
+    # After the tasks: one may be asked for and given up in the same step.
+    dropped = [(entry.live.hex, command_id) for entry, outbox in outboxes for command_id in outbox.dropped]
+    if dropped:
+        await _drop_tasks(connection, dropped)
     return sent
 
 
@@ -105,6 +113,37 @@ async def _start_children(connection: psycopg.AsyncConnection[Any], children: li
             "inputs": text_array([child.input for _, child in children]),
             "namespaces": text_array([child.namespace for _, child in children]),
             "attributes": text_array([child.attributes for _, child in children]),
+        },
+        prepare=True,
+    )
+
+
+async def _start_tasks(connection: psycopg.AsyncConnection[Any], tasks: list[tuple[Entry, TaskStart]]) -> None:
+    await connection.execute(
+        load("outbox_tasks"),
+        {
+            "run_ids": plain_array([entry.live.hex for entry, _ in tasks]),
+            "commands": text_array([task.command_id for _, task in tasks]),
+            "activities": text_array([task.activity for _, task in tasks]),
+            "queues": text_array([task.queue for _, task in tasks]),
+            "priorities": plain_array([task.priority for _, task in tasks]),
+            "args": text_array([task.args for _, task in tasks]),
+            "options": text_array([task.options for _, task in tasks]),
+            "attempts": plain_array([task.attempt for _, task in tasks]),
+            "due": plain_array([task.due_us for _, task in tasks]),
+        },
+        prepare=True,
+    )
+
+
+async def _drop_tasks(connection: psycopg.AsyncConnection[Any], dropped: list[tuple[str, str]]) -> None:
+    # In the order in which everybody locks them.
+    dropped.sort()
+    await connection.execute(
+        load("outbox_drop_tasks"),
+        {
+            "run_ids": plain_array([run for run, _ in dropped]),
+            "commands": text_array([command_id for _, command_id in dropped]),
         },
         prepare=True,
     )

@@ -44,6 +44,8 @@ def record_refusal(journal: Journal, clock: Clock, live: LiveRun, entry: Entry, 
         failure = Event(first.seq, EventType.RUN_FAILED, None, None, '{"type":"JournalError"}', first.time_us)
         instead.events = [failure]
         instead.update = rows.refused(live, failure, error)
+        if live.queued:
+            instead.send().dropped += live.queued
     else:
         instead.update = rows.quarantined(clock.now_us() + QUARANTINE_US)
     instead.last_resort = True

@@ -26,6 +26,7 @@ from continuum import (
     wait_signal,
     workflow,
 )
+from tests.app import queue_workflows  # noqa: F401
 
 
 @dataclass
