@@ -29,7 +29,8 @@ def plan_of():
         cursor.execute(
             "INSERT INTO continuum_activity_tasks (run_id, command_id, activity, queue, args, state, owner_id, attempt)"
             " SELECT gen_random_uuid(), '0:1', 'a', 'q' || n % 3, '[]',"
-            " CASE WHEN n % 5 = 0 THEN 'running' ELSE 'ready' END, CASE WHEN n % 5 = 0 THEN 1 END, 1 FROM generate_series(1, 5000) n"
+            " CASE WHEN n % 5 = 0 THEN 'running' ELSE 'ready' END, CASE WHEN n % 5 = 0 THEN 1 END, 1"
+            " FROM generate_series(1, 5000) n"
         )
         cursor.execute("ANALYZE continuum_runs, continuum_activity_tasks")
         for name, value in JOURNAL_SESSION.items():
