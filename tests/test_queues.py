@@ -362,7 +362,8 @@ class TestWhoseTask:
             eventually(lambda: "s:begun" in marks())
         row = task()
         assert (row.state, row.owner_id, row.recoveries, row.attempt) == ("ready", None, 0, 1)
-        (tmp_path / "never").touch()  # the thread of the worker that has left
+        (tmp_path / "never").touch()  # for the thread of the worker that has left
+        eventually(lambda: "s:ended" in marks())
 
     def test_draining_lets_what_ends_in_time_be_reported(self, tmp_path):
         run = continuum.start(flows.waits_at_gate, "e", str(tmp_path / "gate"))

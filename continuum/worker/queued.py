@@ -51,7 +51,7 @@ class Queued:
         """Have the commands that are for a queue sent along with the step's record; returns the others."""
         stays = []
         for command in commands:
-            if command.kind != "activity" or not (command.id in live.queued or self.is_queued(command.options)):
+            if not (command.id in live.queued or self.is_queued(command.options)):
                 stays.append(command)
             elif command.id not in live.queued:
                 self.send(live, command, command.options.queue or DEFAULT_QUEUE)
