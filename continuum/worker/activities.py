@@ -74,6 +74,7 @@ class ActivityExecutor:
         self._flush_coming = False
         self._async_limit = threads * ASYNC_PER_THREAD
         self._async_waiting: deque[Attempt] = deque()
+        self._in_threads = 0  # of those that are busy
         self._tasks: set[asyncio.Task[None]] = set()
         self._fences: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -84,6 +85,31 @@ class ActivityExecutor:
     def stuck(self) -> int:
         """How many threads are lost to attempts nobody waits for any more."""
         return self._pool.stuck
+
+    def free(self, is_async: bool) -> int:
+        """Return how many attempts, of ``async def`` activities or of others, would begin at once now."""
+        if self._closing:
+            return 0
+        if is_async:
+            return max(0, self._async_limit - len(self._tasks) - len(self._async_waiting))
+        return max(0, self.threads - self._in_threads - max(0, self._pool.stuck - self.threads))
+
+    def newest(self) -> list[Attempt]:
+        """Return the attempts that wait last in line: for a thread, and for a place on the loop."""
+        last = (self._pool.newest(), self._async_waiting[-1] if self._async_waiting else None)
+        return [attempt for attempt in last if attempt is not None]
+
+    def withdraw(self, until: Attempt, most: int, wanted: Callable[[Attempt], bool]) -> list[Attempt]:
+        """Take back attempts so that they never begin here: the last ``most`` that are ``wanted``, up to ``until``."""
+        if not until.definition.is_async:
+            taken = self._pool.withdraw(until, most, lambda attempt: not attempt.settled and wanted(attempt))
+        else:
+            line = list(self._async_waiting)
+            line = line[: line.index(until) + 1] if until in line else []
+            taken = [attempt for attempt in line if not attempt.settled and wanted(attempt)][-most:]
+        for attempt in taken:
+            self._settle(attempt)  # an async one that is settled is passed over when its turn comes
+        return taken
 
     def submit(self, attempt: Attempt) -> None:
         """Run an attempt as soon as there is room. Never blocks; nothing is run any more once ``close`` was called."""
@@ -97,6 +123,7 @@ class ActivityExecutor:
         if limit is not None:
             attempt.timer = self._loop.call_later(limit, self._check_timeout, attempt)
         if not attempt.definition.is_async:
+            self._in_threads += 1
             self._pool.submit(attempt)
         elif len(self._tasks) < self._async_limit:
             self._start_task(attempt)
@@ -263,6 +290,8 @@ class ActivityExecutor:
             attempt.timer = None
         if attempt.submitted:
             self.busy -= 1
+            if not attempt.definition.is_async:
+                self._in_threads -= 1
             if not self.busy:
                 self._quiet.set()
 

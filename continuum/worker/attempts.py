@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from continuum.core.commands import Command
 from continuum.worker.activities import ActivityExecutor, Attempt, AttemptResult
 from continuum.worker.clock import Clock
 from continuum.worker.key_waits import KeyWaits
-from continuum.worker.live import LiveRun, Message
+from continuum.worker.live import LiveRun
 from continuum.worker.retries import next_attempt_us
 from continuum.worker.timers import Timers
 
@@ -36,6 +35,8 @@ class Attempts:
         self.executor: ActivityExecutor = None  # type: ignore[assignment]  # set when the node is assembled
         self.key_waits = KeyWaits(engine)
         self.waiting = 0
+        # Told whenever attempts have ended, with the results of those that no run of this worker asked for.
+        self.on_slots: Callable[[list[AttemptResult]], None] = lambda results: None
 
     def start(self, live: LiveRun, commands: Iterable[Command]) -> None:
         """Start what a run asks for. All that led to it must be durable."""
@@ -77,10 +78,16 @@ class Attempts:
     def on_results(self, results: list[AttemptResult]) -> None:
         """Take up what the executor reports."""
         post = self._engine.post
+        others = []
         for result in results:
-            live, _ = result.attempt.key  # type: ignore[misc]
+            key = result.attempt.key
+            if type(key) is not tuple:
+                others.append(result)
+                continue
+            live, _ = key
             if not live.gone:
                 post(self._on_result, live, result)
+        self.on_slots(others)
 
     def _on_result(self, live: LiveRun, result: AttemptResult) -> None:
         _, command = result.attempt.key  # type: ignore[misc]
@@ -107,17 +114,6 @@ class Attempts:
                 execution.activity_retried(command, error, result.started_us, result.ended_us, next_us)
                 self.try_later(live, command, next_us)
         self._engine.advance(live)
-
-    def reported(self, live: LiveRun, message: Message) -> None:
-        """Take up the outcome of an attempt that another worker made, or that recorded it by itself."""
-        command = live.execution.pending.get(message.command_id or "")
-        if command is None or command.kind != "activity":
-            return  # nobody waits for it any more
-        told = json.loads(message.payload or "{}")
-        if "result" in told:
-            value = json.dumps(told["result"])
-            if live.execution.activity_completed(command, value, told["started"], told["ended"]):
-                self.answered(live, command, value)
 
     def answered(self, live: LiveRun, command: Command, value_json: str | None) -> None:
         """A command has its result, or with None has failed for good: what was kept for it goes, or stays, accordingly.
@@ -158,15 +154,22 @@ class Attempts:
 
     def abandon(self, live: LiveRun, commands: Iterable[Command]) -> None:
         """Nobody wants the results of these any more."""
+        commands = list(commands)
         for command in commands:
-            self._forget_retry(live, command.id)
-            self.key_waits.forget(live, command.id)
-            attempt = live.attempts.pop(command.id, None)
-            if attempt is not None:
-                self.executor.abandon(attempt)
-                if attempt.details_json is not None:
-                    live.beats[command.id] = attempt.details_json
+            self.forget(live, command)
             self.answered(live, command, None)
+        self._engine.queued.drop(live, commands)
+
+    def forget(self, live: LiveRun, command: Command) -> None:
+        """Whatever this worker does, or is about to do, for a command: nobody waits for it any more."""
+        self._forget_retry(live, command.id)
+        self.key_waits.forget(live, command.id)
+        attempt = live.attempts.pop(command.id, None)
+        if attempt is not None:
+            self.executor.abandon(attempt)
+            if attempt.details_json is not None:
+                live.beats[command.id] = attempt.details_json
+            self.on_slots([])
 
     def abandon_all(self, live: LiveRun) -> None:
         """Nobody wants the result of anything this run has under way."""

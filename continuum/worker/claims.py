@@ -16,10 +16,11 @@ from continuum.worker.sql import load
 
 __all__ = [
     "ClaimedRun",
+    "Standing",
     "claim_due",
     "claim_mail",
+    "claimed_again",
     "heartbeats_of_runs",
-    "history_sizes",
     "load_histories",
     "owned_by",
     "unread_of_runs",
@@ -77,11 +78,19 @@ def _claimed(row: tuple[Any, ...]) -> ClaimedRun:
     return ClaimedRun(identity, token, workflow, version, hash_, input_, *rest)
 
 
-async def history_sizes(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, int]:
-    """Return how many events the history of each run holds."""
+class Standing(NamedTuple):
+    """What there is of a run that was claimed before: its events, its commands that are out as tasks, and mail."""
+
+    events: int
+    queued: list[str]
+    has_mail: bool
+
+
+async def claimed_again(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, Standing]:
+    """Return how runs stand that were claimed before. To be asked before their mail is read."""
     parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
-    cursor = await connection.execute(load("history_sizes"), parameters, prepare=True)
-    return dict(await cursor.fetchall())
+    cursor = await connection.execute(load("claimed_again"), parameters, prepare=True)
+    return {run_id: Standing(*rest) for run_id, *rest in await cursor.fetchall()}
 
 
 async def load_histories(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, list[Event]]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +26,8 @@ from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, LiveRun, Message
 from continuum.worker.mail import Mail
+from continuum.worker.pump import Pump
+from continuum.worker.queued import Queued
 from continuum.worker.summaries import Summaries
 from continuum.worker.timers import Timers
 
@@ -35,8 +35,6 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger("continuum.worker")
 
-# How long work may keep the loop before others get a turn, in seconds.
-SLICE = 0.005
 # Events replayed before others get a turn.
 REPLAY_CHUNK = 200
 _TIME_IS_OVER = "the run's timeout is over"
@@ -70,7 +68,6 @@ class Engine:
         on_done: Callable[[list[UUID]], None],
         on_released: Callable[[list[UUID]], None],
     ) -> None:
-        self._loop = loop
         self._clock = clock
         self._timers = timers
         self._concurrency = concurrency
@@ -86,40 +83,17 @@ class Engine:
         self.finished = 0
         self._change = asyncio.Event()
         self.mail = Mail(self, clock)
+        self.queued = Queued(self)
         self.attempts = Attempts(self, clock, timers, self._change.set)
         timers.wanted = _wanted
         self.summaries = Summaries(lambda: self.journal, self._make_room)
-        self._work: deque[tuple[Callable[..., None], LiveRun, tuple[Any, ...]]] = deque()
-        self._pumping = False
+        self._pump = Pump(loop, self._attend, self._change.set)
+        self.post = self._pump.post
 
     def connect(self, journal: Journal, executor: ActivityExecutor) -> None:
         """Say where records and attempts go."""
         self.journal = journal
         self.attempts.executor = executor
-
-    # -- the pump -----------------------------------------------------------------------------------------------
-
-    def post(self, fn: Callable[..., None], live: LiveRun, *args: Any) -> None:
-        """Have ``fn(live, *args)`` called from the pump, unless the run is gone by then."""
-        self._work.append((fn, live, args))
-        if not self._pumping:
-            self._pumping = True
-            self._loop.call_soon(self._pump)
-
-    def _pump(self) -> None:
-        work = self._work
-        until = time.monotonic() + SLICE
-        while work:
-            fn, live, args = work.popleft()
-            if not live.gone and not live.leaving:
-                self._attend(fn, live, args)
-            if time.monotonic() > until:
-                break
-        if work:
-            self._loop.call_soon(self._pump)
-        else:
-            self._pumping = False
-            self._change.set()
 
     def _attend(self, fn: Callable[..., None], live: LiveRun, args: tuple[Any, ...]) -> None:
         """Call ``fn``; whatever it raises is this run's trouble, and no other's."""
@@ -147,14 +121,21 @@ class Engine:
         claimed: ClaimedRun,
         history: list[Event],
         messages: list[Message],
+        queued: Iterable[str] = (),
         beats: dict[str, str] | None = None,
     ) -> None:
-        """Take up a run that was just claimed; ``beats`` are the last heartbeats of its activities, by command."""
+        """Take up a run that was just claimed.
+
+        Args:
+            queued: the ids of its commands that are out as tasks.
+            beats: the last heartbeats of its activities, by command, as JSON text.
+        """
         definition = registry.workflow(claimed.workflow, claimed.version)
         execution = Execution(definition, claimed.identity, claimed.input, max_bytes=self._max_value_bytes)
         live = LiveRun(claimed.identity.id, claimed.token, definition, execution, claimed.claimed_us)
         live.deadline_us = claimed.deadline_us
         live.beats = beats or {}
+        live.queued.update(queued)
         known = self.live.get(live.id)
         if known is not None:
             self.lose(known)
@@ -188,6 +169,7 @@ class Engine:
             return
         live.replaying = False
         live.asked_to_stop = None
+        self.queued.drop_stale(live)
         if live.deadline_us is not None:
             self._timers.schedule(live.deadline_us, self._on_deadline, live)
         # Messages first: what they cancel must not be started once more.
@@ -239,7 +221,7 @@ class Engine:
         if outcome is not None:
             self._end(live, outcome)
             return
-        if commands:
+        if commands and (commands := self.queued.route(live, commands)):
             self.start_when_durable(live, commands)
         timer = live.execution.next_timer()
         if timer is not None and (live.timer_us is None or timer.due_us < live.timer_us):
@@ -336,7 +318,7 @@ class Engine:
         """Drop every run: the lease is lost."""
         for live in list(self.live.values()):
             self.lose(live)
-        self._work.clear()
+        self._pump.work.clear()
         self._timers.clear()
         self.attempts.waiting = 0
 
@@ -379,7 +361,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether anything is being done, or is about to be tried again."""
-        return bool(self.active or self.attempts.waiting or self._work)
+        return bool(self.active or self.attempts.waiting or self._pump.work)
 
     async def idle(self) -> None:
         """Wait until no run makes progress."""
@@ -389,7 +371,7 @@ class Engine:
 
     async def quiesce(self) -> None:
         """Wait until all that has come in is taken up and durable."""
-        while self._work:
+        while self._pump.work:
             self._change.clear()
             await self._change.wait()
         await self.journal.flush()

@@ -185,6 +185,9 @@ class Intake:
             await self.use(self._claim_round)
 
     async def _claim_round(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        if not self._workflows:
+            self._looked.set()
+            return
         mail = self._mail_wanted and time.monotonic() >= self._mail_not_before
         if mail:
             self._mail_wanted = False
@@ -219,8 +222,10 @@ class Intake:
 
     async def _admit(self, connection: psycopg.AsyncConnection[Any], claimed: list[ClaimedRun]) -> None:
         again = [run.identity.id for run in claimed if not run.is_new]
+        standing = await claims.claimed_again(connection, again) if again else {}
+        sizes = {run_id: found.events for run_id, found in standing.items()}
         has_mail = {run.identity.id for run in claimed if run.has_mail}
-        sizes = await claims.history_sizes(connection, again) if again else {}
+        has_mail.update(run_id for run_id, found in standing.items() if found.has_mail)
         beats = await claims.heartbeats_of_runs(connection, again) if again else {}
         for group in _groups(claimed, sizes):
             run_ids = [run.identity.id for run in group]
@@ -231,7 +236,8 @@ class Intake:
                 for message in await claims.unread_of_runs(connection, run_ids):
                     mail.setdefault(message.run_id, []).append(message)
             for run, run_id in zip(group, run_ids, strict=True):
-                self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []), beats.get(run_id))
+                queued = standing[run_id].queued if run_id in standing else ()
+                self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []), queued, beats.get(run_id))
 
     # -- messages -----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from continuum.worker.attempt import Attempt
 from continuum.worker.connections import Backoff
 from continuum.worker.keys import KeyAnswer, KeyOutcome, KeyRequest, Keys, KeyState, key_id
 from continuum.worker.live import LiveRun
+from continuum.worker.queues import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
     from continuum.worker.engine import Engine
@@ -58,7 +59,13 @@ class KeyWaits:
             return
         if answer.state is KeyState.OURS:
             self.forget(live, command.id)
-            self._engine.attempts.executor.submit(attempt)
+            queued = self._engine.queued
+            if queued.is_queued(command.options):
+                live.attempts.pop(command.id, None)
+                queued.send(live, command, command.options.queue or DEFAULT_QUEUE)
+                self._engine.advance(live)
+            else:
+                self._engine.attempts.executor.submit(attempt)
             return
         live.attempts.pop(command.id, None)
         if answer.state is KeyState.HELD:

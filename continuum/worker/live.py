@@ -86,6 +86,7 @@ class LiveRun:
         attempts: running or queued local attempts by command id.
         retries: ids of the commands that wait for their next attempt.
         beats: by command id, the details of the last heartbeat, as JSON text: what has a row, or may have one.
+        queued: ids of the commands that are out as tasks, for whichever worker serves their queue.
         seen: inbox ids that were taken up and that a read may still show.
         timer_us: the earliest instant the timers will call back for this run.
         touched: when it last did something, by ``time.monotonic()``.
@@ -111,6 +112,7 @@ class LiveRun:
         "last_entry",
         "leaving",
         "open_entry",
+        "queued",
         "recorded",
         "replaying",
         "retries",
@@ -137,6 +139,7 @@ class LiveRun:
         self.attempts: dict[str, Any] = {}
         self.retries: set[str] = set()
         self.beats: dict[str, str] = {}
+        self.queued: set[str] = set()
         self.seen: set[int] = set()
         self.timer_us: int | None = None
         self.touched = 0.0

@@ -71,7 +71,7 @@ class Mail:
             elif message.kind == "child":
                 execution.child_ended(message.command_id or "", message.payload or "null", now_us)
             elif message.kind == "activity":
-                self._engine.attempts.reported(live, message)
+                self._engine.queued.on_message(live, message)
             else:
                 logger.warning("run %s: a message of unknown kind %r is dropped", live.id, message.kind)
         self._engine.advance(live)

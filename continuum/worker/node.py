@@ -38,6 +38,9 @@ from continuum.worker.live import LiveRun
 from continuum.worker.maintenance import Maintenance
 from continuum.worker.options import NodeOptions
 from continuum.worker.outbox import Sent
+from continuum.worker.queues import DEFAULT_QUEUE, Queues
+from continuum.worker.saturation import Saturation
+from continuum.worker.tasks import Tasks
 from continuum.worker.timers import Timers
 from continuum.worker.transactional import Transactions
 from continuum.worker.versions import register_versions
@@ -45,6 +48,7 @@ from continuum.worker.wakes import (
     DONE_CHANNEL,
     MAIL_CHANNEL,
     READY_CHANNEL,
+    TASKS_CHANNEL,
     Hints,
     Listener,
     worker_channel,
@@ -148,6 +152,9 @@ class _Session:
         self.lost = asyncio.Event()
         self.lost_because = ""
         self.worker_id = 0
+        self.queues = Queues(self.options.queues, continuum_settings.QUEUES)
+        # Runs are the business of the default queue's workers: no step waits for room among the tasks of another.
+        self.workflows = registry.workflows() if self.queues.serves(DEFAULT_QUEUE) else []
 
     async def serve(self, stop: asyncio.Event) -> int | None:
         """Serve until ``stop`` is set or the lease is lost; returns the exit status, or None to come back."""
@@ -164,14 +171,16 @@ class _Session:
             "maintenance": self.maintenance.run(),
             "heartbeats": self.heartbeats.run(),
             "keys": self.keys.run(),
+            "saturation": self.saturation.run(),
             **self.intake.loops(),
+            **self.tasks.loops(),
         }
         tasks = [self._spawn(name, coroutine) for name, coroutine in coroutines.items()]
         try:
             listening = await self.listener.settled()
             if self.node.on_started is not None:
                 self.node.on_started(listening)
-            self.intake.look_at_all()
+            self._look_at_all()
             await self._until(stop)
             if self.lost.is_set():
                 await self._drop()
@@ -183,10 +192,10 @@ class _Session:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.intake.close()
             await self.attempt_link.close()
+            await self.tasks.close()
 
     async def _register(self) -> None:
         self.lease = Lease(continuum_settings.LEASE_TTL)
-        workflows = registry.workflows()
         connection = await self._connect("start")
         try:
             self.worker_id = await self.lease.register(
@@ -195,7 +204,7 @@ class _Session:
                 queues=self.options.queues or (),
                 info={"concurrency": self.options.concurrency, "threads": self.options.threads},
             )
-            await register_versions(connection, workflows)
+            await register_versions(connection, self.workflows)
         finally:
             await connection.close()
 
@@ -238,27 +247,41 @@ class _Session:
         self.intake = Intake(
             partial(self._connect, "claims"),
             self.worker_id,
-            (definition.name for definition in registry.workflows()),
+            (definition.name for definition in self.workflows),
             engine,
             poll_interval=settings.POLL_INTERVAL,
             on_forwarded=self._tell,
         )
+        self.tasks = Tasks(
+            self._connect,
+            self.worker_id,
+            queues=self.queues,
+            executor=self.executor,
+            activities=registry.activities(),
+            clock=self.clock,
+            poll_interval=settings.POLL_INTERVAL,
+            max_recoveries=settings.MAX_RECOVERIES,
+            on_sent=self._on_sent,
+        )
+        engine.attempts.on_slots = self.tasks.on_slots
+        self.saturation = Saturation(engine, self.executor, self.tasks.link, self.worker_id)
         self.listener = Listener(
             settings.LISTEN_DATABASE or alias,
             self.worker_id,
             on_ready=self.intake.on_ready,
             on_runs=self.intake.on_runs,
-            on_reconnect=self.intake.look_at_all,
+            on_reconnect=self._look_at_all,
+            on_tasks=self.tasks.look,
         )
         self.maintenance = Maintenance(
-            partial(self._connect, "maintenance"), self.worker_id, on_runs_freed=self.intake.look_at_all
+            partial(self._connect, "maintenance"), self.worker_id, on_runs_freed=self._look_at_all
         )
 
     async def _connect(self, purpose: str) -> psycopg.AsyncConnection[Any]:
         return await connect(
             self.options.database,
             application_name=f"continuum {purpose} {self.worker_id or ''}".strip(),
-            session=JOURNAL_SESSION if purpose in ("journal", "claims") else None,
+            session=JOURNAL_SESSION if purpose in ("journal", "claims", "tasks", "outcomes") else None,
         )
 
     def _spawn(self, name: str, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -285,7 +308,8 @@ class _Session:
     async def _nothing_left(self) -> None:
         while True:
             await self.engine.idle()
-            if await self.intake.nothing_left():
+            news = await self.tasks.nothing_left()
+            if await self.intake.nothing_left() and not self.tasks.busy and self.tasks.news == news:
                 return
 
     async def _drop(self) -> None:
@@ -296,7 +320,7 @@ class _Session:
 
     async def _drain(self) -> int:
         """Give everything back: current activities may end first, new ones do not begin."""
-        self.engine.draining = True
+        self.engine.draining = self.tasks.draining = True
         try:
             # The executor needs a moment beyond its own deadline to end cancelled tasks and tidy connections.
             async with asyncio.timeout(self.options.drain_timeout + 2):
@@ -307,12 +331,15 @@ class _Session:
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 # The results of activities that have just ended are still on their way.
+                given_back = await self.tasks.leave()
                 await self.engine.quiesce()
                 await self.heartbeats.flush()
                 self.engine.release_all()
                 await self.journal.flush()
                 await self.intake.use(self.lease.leave)
                 self.hints.notify(READY_CHANNEL)
+                if given_back:
+                    self.hints.notify(TASKS_CHANNEL)
                 await self.hints.flush(1.0)
         except TimeoutError:
             logger.warning("the runs could not be given back in time; others take them when the lease ends")
@@ -321,6 +348,10 @@ class _Session:
             logger.warning("%d activities did not end in time and will run again elsewhere", left)
         logger.info("stopped; %d runs finished here", self.engine.finished)
         return 0
+
+    def _look_at_all(self) -> None:
+        self.intake.look_at_all()
+        self.tasks.look()
 
     def _on_renewed(self, result: RenewResult) -> None:
         self.clock.synchronise(result.database_time_us, result.round_trip_us)
@@ -339,6 +370,9 @@ class _Session:
             self.hints.notify(READY_CHANNEL)
         if sent.continued:
             self.intake.on_continued(sent.continued)
+        if sent.queues:
+            self.tasks.on_sent(sent.queues)
+            self.hints.notify(TASKS_CHANNEL)
 
     def _tell(self, news: dict[UUID, int | None]) -> None:
         """Whoever owns these runs, or may claim them, learns that they have a message."""

@@ -21,7 +21,7 @@ from continuum.worker.keys import KeyOutcome, write_outcomes
 from continuum.worker.sql import load
 
 if TYPE_CHECKING:
-    from continuum.worker.live import Entry
+    from continuum.worker.live import Entry, LiveRun
 
 __all__ = ["Cancellation", "Outbox", "Sent", "TaskStart", "write_outbox"]
 
@@ -102,15 +102,43 @@ async def write_outbox(connection: psycopg.AsyncConnection[Any], entries: Iterab
         await connection.execute(
             load("outbox_clear_tasks"), {"run_ids": plain_array([live.hex for live in cleared])}, prepare=True
         )
-    if dropped := [(live, command_id) for live, outbox in outboxes for command_id in outbox.dropped]:
-        await connection.execute(
-            load("outbox_drop_tasks"),
-            {
-                "run_ids": plain_array([live.hex for live, _ in dropped]),
-                "commands": text_array([command_id for _, command_id in dropped]),
-            },
-            prepare=True,
-        )
+    if tasks := [(live, task) for live, outbox in outboxes for task in outbox.tasks]:
+        await _start_tasks(connection, tasks)
+        sent.queues.update(task.queue for _, task in tasks)
+    # After the tasks: one may be asked for and given up in the same step.
+    if dropped := [(live.hex, command_id) for live, outbox in outboxes for command_id in outbox.dropped]:
+        await _drop_tasks(connection, dropped)
     if keys := [outcome for _, outbox in outboxes for outcome in outbox.keys]:
         sent.keys = await write_outcomes(connection, keys)
     return sent
+
+
+async def _start_tasks(connection: psycopg.AsyncConnection[Any], tasks: list[tuple[LiveRun, TaskStart]]) -> None:
+    await connection.execute(
+        load("outbox_tasks"),
+        {
+            "run_ids": plain_array([live.hex for live, _ in tasks]),
+            "commands": text_array([task.command_id for _, task in tasks]),
+            "activities": text_array([task.activity for _, task in tasks]),
+            "queues": text_array([task.queue for _, task in tasks]),
+            "priorities": plain_array([task.priority for _, task in tasks]),
+            "args": text_array([task.args for _, task in tasks]),
+            "options": text_array([task.options for _, task in tasks]),
+            "attempts": plain_array([task.attempt for _, task in tasks]),
+            "due": plain_array([task.due_us for _, task in tasks]),
+        },
+        prepare=True,
+    )
+
+
+async def _drop_tasks(connection: psycopg.AsyncConnection[Any], dropped: list[tuple[str, str]]) -> None:
+    # In the order in which everybody locks them.
+    dropped.sort()
+    await connection.execute(
+        load("outbox_drop_tasks"),
+        {
+            "run_ids": plain_array([run for run, _ in dropped]),
+            "commands": text_array([command_id for _, command_id in dropped]),
+        },
+        prepare=True,
+    )

@@ -92,7 +92,12 @@ def released(live: LiveRun, now_us: int) -> RowUpdate:
     if timer is not None:
         due.append(timer.due_us)
     # An activity that has no result yet runs wherever the run goes on: at once, or when its next attempt is due.
-    due += [c.not_before_us or now_us for c in execution.pending.values() if c.kind == "activity"]
+    # Of one that is out as a task news comes by mail.
+    due += [
+        c.not_before_us or now_us
+        for c in execution.pending.values()
+        if c.kind == "activity" and c.id not in live.queued
+    ]
     if live.replaying:
         due.append(now_us)
     return RowUpdate(
@@ -107,7 +112,11 @@ def released(live: LiveRun, now_us: int) -> RowUpdate:
 def summary(live: LiveRun) -> RowUpdate:
     """What people see of a run that is live but quiet."""
     execution = live.execution
-    due = [command.not_before_us for command in execution.pending.values() if command.not_before_us is not None]
+    due = [
+        command.not_before_us
+        for command in execution.pending.values()
+        if command.not_before_us is not None and command.id not in live.queued
+    ]
     timer = execution.next_timer()
     if timer is not None:
         due.append(timer.due_us)

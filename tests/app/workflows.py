@@ -26,9 +26,9 @@ from continuum import (
     wait_signal,
     workflow,
 )
-from tests.app import attempt_workflows, family_workflows
+from tests.app import attempt_workflows, family_workflows, queue_workflows
 
-__all__ = ["attempt_workflows", "family_workflows"]  # so that worker processes know them too
+__all__ = ["attempt_workflows", "family_workflows", "queue_workflows"]  # so that worker processes know them too
 
 
 @dataclass
