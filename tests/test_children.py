@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
+from itertools import pairwise
 
 import pytest
 
@@ -219,7 +219,7 @@ class TestCancel:
         assert [continuum.result(child, timeout=0) for child in children] == [7, 7]
 
     def test_by_a_timeout_reaches_the_children(self):
-        run = continuum.start(flows.leaves_children, "wait", 2, timeout=0.5)
+        continuum.start(flows.leaves_children, "wait", 2, timeout=0.5)
         with worker():
             eventually(lambda: Run.objects.filter(state="cancelled").count() == 3)
 
@@ -238,7 +238,7 @@ class TestContinuing:
         assert [types_of(one) for one in chain] == [["timer_fired", "run_continued"]] * 3 + [
             ["timer_fired", "run_completed"]
         ]
-        assert all(a.completed_at <= b.started_at for a, b in zip(chain, chain[1:], strict=False))
+        assert all(a.completed_at <= b.started_at for a, b in pairwise(chain))
         assert continuum.get_run(run).pk == run.pk
         assert continuum.wait_run(run).pk == chain[-1].pk
 
@@ -313,13 +313,3 @@ class TestContinuing:
         assert continuum.result(run, timeout=60) == sum(range(61))
         assert Run.objects.count() == 61
         assert Run.objects.values("continued_from_run_id").distinct().count() == 61
-
-
-async def _twin(run):
-    return await continuum.aresult(run, timeout=10)
-
-
-def test_the_async_twins_follow_a_chain():
-    run = continuum.start(flows.goes_on, 2)
-    run_until_idle()
-    assert asyncio.run(_twin(run)) == 3

@@ -18,6 +18,7 @@ from continuum.worker import claims, forwarding
 from continuum.worker.claims import ClaimedRun
 from continuum.worker.connections import Backoff
 from continuum.worker.engine import Engine
+from continuum.worker.forwarding import Chains
 from continuum.worker.live import Message
 
 __all__ = ["Intake"]
@@ -64,7 +65,8 @@ class Intake:
         self._engine = engine
         self._poll_interval = poll_interval
         self._on_forwarded = on_forwarded
-        self._continued: set[UUID] = set()
+        self._chains = Chains()
+        self._strays_of: set[UUID] = set()  # runs in whose inboxes there may be mail for their successors
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._connected_before = False
         self._link = asyncio.Lock()
@@ -113,7 +115,8 @@ class Intake:
         else:
             live = self._engine.live
             self._news_of.update(run_id for run_id in run_ids if run_id in live)
-            strangers = [run_id for run_id in run_ids if run_id not in live]
+            self._strays_of |= (late := self._chains.known(run_ids))
+            strangers = [run_id for run_id in run_ids if run_id not in live and run_id not in late]
             if strangers and self._claiming:
                 self._missed.update(strangers)
             elif strangers:
@@ -122,11 +125,8 @@ class Intake:
 
     def on_continued(self, run_ids: list[UUID]) -> None:
         """These runs were continued: what somebody was sending them meanwhile will lie in the wrong inbox."""
-        asyncio.get_running_loop().call_later(STRAYS_DELAY, self._look_for_strays, run_ids)
-
-    def _look_for_strays(self, run_ids: list[UUID]) -> None:
-        self._continued.update(run_ids)
-        self._news.set()
+        self._chains.continued(run_ids)
+        asyncio.get_running_loop().call_later(STRAYS_DELAY, self.on_runs, run_ids)
 
     def look_at_all(self) -> None:
         """Hints may have been missed, or the time for a look has come."""
@@ -220,14 +220,16 @@ class Intake:
     async def _admit(self, connection: psycopg.AsyncConnection[Any], claimed: list[ClaimedRun]) -> None:
         again = [run.identity.id for run in claimed if not run.is_new]
         has_mail = {run.identity.id for run in claimed if run.has_mail}
+        if successors := [run.identity.id for run in claimed if run.is_successor]:
+            await self._chains.begun(connection, successors)
+            has_mail.update(successors)
         sizes = await claims.history_sizes(connection, again) if again else {}
         for group in _groups(claimed, sizes):
             run_ids = [run.identity.id for run in group]
             histories = await claims.load_histories(connection, run_ids) if not sizes.keys().isdisjoint(run_ids) else {}
             mail: dict[UUID, list[Message]] = {}
             if not has_mail.isdisjoint(run_ids):
-                self._engine.mail.reading()
-                for message in await claims.unread_of_runs(connection, run_ids):
+                for message in await self._unread(connection, set(run_ids)):
                     mail.setdefault(message.run_id, []).append(message)
             for run, run_id in zip(group, run_ids, strict=True):
                 self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []))
@@ -241,29 +243,51 @@ class Intake:
             await self.use(self._read)
 
     async def _read(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        run_ids, everything, continued = self._news_of, self._news_of_all, self._continued
-        self._news_of, self._news_of_all, self._continued = set(), False, set()
+        run_ids, everything, strays_of = self._news_of, self._news_of_all, self._strays_of
+        self._news_of, self._news_of_all, self._strays_of = set(), False, set()
         try:
             if everything:
-                continued.update(await forwarding.find_strays(connection))
-            if continued and (news := await forwarding.forward(connection, continued)):
-                run_ids.update(run_id for run_id, owner in news.items() if owner == self._worker_id)
-                self._on_forwarded(news)
-            self._engine.mail.reading()
+                strays_of.update(await forwarding.find_strays(connection))
+            if strays_of:
+                run_ids |= await self._forward(connection, strays_of)
             if everything:
-                messages = await claims.unread_of_worker(connection, self._worker_id, MOST_POLLED)
+                messages = await self._unread(connection, None)
             elif run_ids:
-                messages = await claims.unread_of_runs(connection, run_ids)
+                messages = await self._unread(connection, run_ids)
             else:
                 return
         except BaseException:
             self._news_of |= run_ids
             self._news_of_all = self._news_of_all or everything
-            self._continued |= continued
+            self._strays_of |= strays_of
             raise
         self._engine.mail.deliver(messages)
         if everything and not self._news_of_all:
             self._read_all.set()
+
+    async def _unread(self, connection: psycopg.AsyncConnection[Any], run_ids: set[UUID] | None) -> list[Message]:
+        """Return the unread messages of these runs, or of all that this worker has, in the order they were sent."""
+        before = self._chains.before(run_ids)
+        for last in (False, True):
+            self._engine.mail.reading()
+            if run_ids is None:
+                messages = await claims.unread_of_worker(connection, self._worker_id, MOST_POLLED)
+                late = await claims.unread_of_runs(connection, before) if before and not last else []
+            else:
+                # At one moment: what is being forwarded stands in the one inbox or in the other.
+                messages = await claims.unread_of_runs(connection, run_ids | before)
+                late = [message for message in messages if message.run_id in before]
+            if not late:
+                break
+            await self._forward(connection, {message.run_id for message in late})
+        return messages
+
+    async def _forward(self, connection: psycopg.AsyncConnection[Any], run_ids: set[UUID]) -> set[UUID]:
+        """Bring mail to the tips of chains; returns those tips that are this worker's."""
+        news = await forwarding.forward(connection, run_ids)
+        if news:
+            self._on_forwarded(news)
+        return {run_id for run_id, owner in news.items() if owner == self._worker_id}
 
     async def _poll_forever(self) -> None:
         # Never quite the same pause, so that nodes started together do not ask together for ever.
@@ -271,6 +295,7 @@ class Intake:
         while True:
             place = (place + 0.618) % 1.0
             await asyncio.sleep(self._poll_interval * (0.8 + 0.2 * place))
+            self._chains.forget()
             self.look_at_all()
 
 
