@@ -107,15 +107,6 @@ class TestJoining:
         assert {**told, "type": told["type"] if how == "raise" else ""} == learned
         assert types_of(run) == ["child_failed", "run_completed"]
 
-    def test_a_child_whose_record_is_refused_fails_and_its_parent_hears_of_it(self, monkeypatch):
-        monkeypatch.setattr("continuum.worker.rows._MOST_WAITS", 100)
-        run = continuum.start(flows.begets, "raise")
-        from tests.test_worker_failures import events_refused
-
-        with events_refused("NEW.type = 'run_failed' AND NEW.data::text NOT LIKE '%JournalError%'", "22000"):
-            run_until_idle()
-        assert continuum.result(run, timeout=0)["type"] == "JournalError"
-
     def test_what_is_waited_for_is_told(self):
         run = continuum.start(flows.begets, "wait")
         with worker():
