@@ -32,6 +32,7 @@ MOST_POLLED = 5_000
 # Events read at once: a bound on memory, and on how long the loop is kept from other work.
 MOST_LOADED = 5_000
 # The share of the time that may go into looking for runs with mail: beyond it hints have to wait, for the poll at most.
+# Likewise for looking for mail that lies in the inboxes of continued runs.
 MAIL_SHARE = 0.05
 # What was under way to a run when it was continued has arrived after so long, mostly; the poll finds the rest.
 STRAYS_DELAY = 0.05
@@ -66,6 +67,7 @@ class Intake:
         self._poll_interval = poll_interval
         self._on_forwarded = on_forwarded
         self._chains = Chains()
+        self._strays_not_before = 0.0
         self._strays_of: set[UUID] = set()  # runs in whose inboxes there may be mail for their successors
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._connected_before = False
@@ -139,6 +141,7 @@ class Intake:
         """Look for runs to claim once more; returns whether there was nothing to do."""
         self._looked.clear()
         self._read_all.clear()
+        self._strays_not_before = 0.0
         self.look_at_all()
         await self._looked.wait()
         await self._read_all.wait()
@@ -247,7 +250,7 @@ class Intake:
         self._news_of, self._news_of_all, self._strays_of = set(), False, set()
         try:
             if everything:
-                strays_of.update(await forwarding.find_strays(connection))
+                strays_of |= await self._find_strays(connection)
             if strays_of:
                 run_ids |= await self._forward(connection, strays_of)
             if everything:
@@ -281,6 +284,16 @@ class Intake:
                 break
             await self._forward(connection, {message.run_id for message in late})
         return messages
+
+    async def _find_strays(self, connection: psycopg.AsyncConnection[Any]) -> set[UUID]:
+        began = time.monotonic()
+        if began < self._strays_not_before:
+            return set()
+        found = await forwarding.find_strays(connection)
+        now = time.monotonic()
+        # Its cost grows with all the mail that lies unread, and most of what it looks for has been found by then.
+        self._strays_not_before = now + (now - began) / MAIL_SHARE
+        return set(found)
 
     async def _forward(self, connection: psycopg.AsyncConnection[Any], run_ids: set[UUID]) -> set[UUID]:
         """Bring mail to the tips of chains; returns those tips that are this worker's."""
