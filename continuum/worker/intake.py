@@ -77,6 +77,7 @@ class Intake:
         self._mail_not_before = 0.0
         self._backlog = False
         self._claiming = False
+        self._answering = 0
         self._missed: set[UUID] = set()  # runs with news that arrived while they were perhaps being claimed
         self._news = asyncio.Event()
         self._news_of: set[UUID] = set()
@@ -145,8 +146,9 @@ class Intake:
         self.look_at_all()
         await self._looked.wait()
         await self._read_all.wait()
-        # What was forwarded meanwhile may be for a run that nobody owns.
-        return not self._engine.busy and not self._news.is_set() and not self._claim_wanted.is_set()
+        # Asked for meanwhile: a child that has ended has a parent to tell, what was forwarded may be for anybody.
+        asked = self._news.is_set() or self._claim_wanted.is_set() or self._answering > 0
+        return not self._engine.busy and not asked
 
     # -- the connection -----------------------------------------------------------------------------------------
 
@@ -169,6 +171,15 @@ class Intake:
                         self._connection = None
                     await asyncio.sleep(backoff.next())
 
+    async def _answer(self, wish: asyncio.Event, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]]) -> None:
+        """Do what was wished for; until that is done the wish counts as open."""
+        wish.clear()
+        self._answering += 1
+        try:
+            await self.use(fn)
+        finally:
+            self._answering -= 1
+
     async def _adopt_unknown(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Take up runs that a claim gave to this worker although its answer never arrived."""
         live = self._engine.live
@@ -184,8 +195,7 @@ class Intake:
     async def _claim_forever(self) -> None:
         while True:
             await self._claim_wanted.wait()
-            self._claim_wanted.clear()
-            await self.use(self._claim_round)
+            await self._answer(self._claim_wanted, self._claim_round)
 
     async def _claim_round(self, connection: psycopg.AsyncConnection[Any]) -> None:
         mail = self._mail_wanted and time.monotonic() >= self._mail_not_before
@@ -242,8 +252,7 @@ class Intake:
     async def _read_forever(self) -> None:
         while True:
             await self._news.wait()
-            self._news.clear()
-            await self.use(self._read)
+            await self._answer(self._news, self._read)
 
     async def _read(self, connection: psycopg.AsyncConnection[Any]) -> None:
         run_ids, everything, strays_of = self._news_of, self._news_of_all, self._strays_of
