@@ -22,7 +22,7 @@ from tests.app import workflows as flows
 
 __all__ = ["Desk", "desks", "rows"]
 
-TIME_US = 1_800_000_000_000_000
+TIME_US = 1_700_000_000_000_000
 
 
 async def rows(connection, statement, *parameters):

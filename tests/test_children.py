@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import signal
+from itertools import pairwise
 
 import pytest
 
@@ -107,15 +106,6 @@ class TestJoining:
             told = continuum.result(run, timeout=10)
         assert {**told, "type": told["type"] if how == "raise" else ""} == learned
         assert types_of(run) == ["child_failed", "run_completed"]
-
-    def test_a_child_whose_record_is_refused_fails_and_its_parent_hears_of_it(self, monkeypatch):
-        monkeypatch.setattr("continuum.worker.rows._MOST_WAITS", 100)
-        run = continuum.start(flows.begets, "raise")
-        from tests.test_worker_failures import events_refused
-
-        with events_refused("NEW.type = 'run_failed' AND NEW.data::text NOT LIKE '%JournalError%'", "22000"):
-            run_until_idle()
-        assert continuum.result(run, timeout=0)["type"] == "JournalError"
 
     def test_what_is_waited_for_is_told(self):
         run = continuum.start(flows.begets, "wait")
@@ -239,7 +229,7 @@ class TestContinuing:
         assert [types_of(one) for one in chain] == [["timer_fired", "run_continued"]] * 3 + [
             ["timer_fired", "run_completed"]
         ]
-        assert all(a.completed_at <= b.started_at for a, b in itertools.pairwise(chain))
+        assert all(a.completed_at <= b.started_at for a, b in pairwise(chain))
         assert continuum.get_run(run).pk == run.pk
         assert continuum.wait_run(run).pk == chain[-1].pk
 
@@ -314,13 +304,3 @@ class TestContinuing:
         assert continuum.result(run, timeout=60) == sum(range(61))
         assert Run.objects.count() == 61
         assert Run.objects.values("continued_from_run_id").distinct().count() == 61
-
-
-async def _twin(run):
-    return await continuum.aresult(run, timeout=10)
-
-
-def test_the_async_twins_follow_a_chain():
-    run = continuum.start(flows.goes_on, 2)
-    run_until_idle()
-    assert asyncio.run(_twin(run)) == 3

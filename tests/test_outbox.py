@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
 
 from continuum.ids import uuid7
@@ -462,6 +464,49 @@ class TestSuccessors:
         new = entry.outbox.successor.id
         assert await desk.inbox(new) == [("signal", "go", 1), ("signal", "go", 2)]
         assert await count(desk, "continuum_runs", continued_from_run_id=old.id) == 1
+
+
+class Deaf:
+    """A connection that commits its first transaction, and breaks before it can say so."""
+
+    closed = False
+
+    def __init__(self, real):
+        self.real = real
+
+    @asynccontextmanager
+    async def transaction(self):
+        async with self.real.transaction():
+            yield
+        self.closed = True
+        raise psycopg.OperationalError("cut off")
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+
+class TestLostAcknowledgements:
+    """A commit took place and its worker does not know: whatever it sent is there once."""
+
+    @scenario
+    async def test_of_children_messages_and_successors(desk, other):
+        parent = await desk.own()
+        reporting = await desk.own(parent_run_id=parent.id, parent_command_id="0:1")
+        cancelled = await other.own()
+        old = await desk.own()
+        await desk.send(old.id, "go", "2")
+        family = starting(parent, one := child("0:2"))
+        family.outbox.cancels.append(Cancellation(cancelled.id, "enough", "stop"))
+        going_on = continued(old, None, ("go", "1"))
+        desk.journal._connection = deaf = Deaf(await desk.journal._connect())
+        assert await desk.write(family, ended(reporting), going_on) == set()
+        assert desk.journal._connection is not deaf
+        assert await desk.runs(one.id) == [("pending", parent.id, "0:2")]
+        assert await count(desk, "continuum_runs") == 6
+        assert [kind for kind, _, _ in await desk.inbox(parent.id)] == ["child"]
+        assert [kind for kind, _, _ in await desk.inbox(cancelled.id)] == ["cancel"]
+        assert [payload for _, _, payload in await desk.inbox(going_on.outbox.successor.id)] == [1, 2]
+        assert await count(desk, "continuum_inbox") == 4
 
 
 class TestAtTheSameTime:

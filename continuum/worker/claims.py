@@ -39,6 +39,7 @@ class ClaimedRun(NamedTuple):
     input: str
     claimed_us: int
     deadline_us: int | None
+    is_successor: bool
     is_new: bool
     has_mail: bool
 

@@ -25,6 +25,7 @@ __all__ = [
     "fans_out_and_dies",
     "generations",
     "goes_on",
+    "hands_over",
     "has_child_that_goes_on",
     "leaves_children",
     "loses_patience_with_child",
@@ -94,7 +95,9 @@ async def asks_children() -> list[dict]:
 async def raises_or_waits(how: str) -> str:
     if how == "raise":
         raise ValueError("no such luck")
-    return await wait_signal("go")
+    while (word := await wait_signal("go")) == "not yet":
+        continue
+    return word
 
 
 @workflow
@@ -134,8 +137,8 @@ async def leaves_children(how: str, n: int) -> list[str]:
     children = [await start_child(waits_for_word) for _ in range(n)]
     if how == "raise":
         raise ValueError("gone")
-    if how == "wait":
-        await wait_signal("never")
+    while how == "wait":
+        await wait_signal("again")
     return [str(child.id) for child in children]
 
 
@@ -189,3 +192,12 @@ async def adopts(generation: int = 0) -> str:
         await wait_signal("on")
         continue_as_new(1)
     return await wait_signal("never")
+
+
+@workflow
+async def hands_over(generation: int = 0) -> list:
+    """Goes on as another run at a word, and then takes in two items."""
+    if generation == 0:
+        await wait_signal("on")
+        continue_as_new(1)
+    return [await wait_signal("item"), await wait_signal("item")]

@@ -24,4 +24,4 @@ FROM mail, lease
 WHERE r.id = mail.id
 RETURNING r.id, r.lease_token, r.workflow, r.version, r.version_hash, r.namespace, r.input::text, r.parent_run_id, r.seed, r.depth,
     (extract(epoch FROM r.started_at) * 1000000)::bigint, (extract(epoch FROM r.claimed_at) * 1000000)::bigint,
-    (extract(epoch FROM r.deadline_at) * 1000000)::bigint, mail.claimed_at IS NULL, true
+    (extract(epoch FROM r.deadline_at) * 1000000)::bigint, r.continued_from_run_id IS NOT NULL, mail.claimed_at IS NULL, true

@@ -19,7 +19,9 @@ WITH given AS MATERIALIZED (
     )
     SELECT
         g.new, r.correlation_id, r.workflow, g.version, g.version_hash, r.namespace, r.attributes, r.priority, g.input,
-        r.parent_run_id, r.parent_command_id, r.depth, r.deadline_at, r.id, statement_timestamp(), statement_timestamp()
+        r.parent_run_id, r.parent_command_id, r.depth, r.deadline_at, r.id,
+        -- The end of the old run was read from its worker's clock, which may be a little ahead.
+        greatest(r.completed_at, statement_timestamp()), statement_timestamp()
     FROM given g JOIN continuum_runs r ON r.id = g.old
     ON CONFLICT (id) DO NOTHING
     RETURNING id
