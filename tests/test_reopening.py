@@ -196,10 +196,11 @@ class TestRetry:
         assert timedelta(minutes=4) < left <= timedelta(minutes=5)
 
     def test_removes_what_the_failed_life_has_left_behind(self):
-        run, other = failed_run(), failed_run()
+        run, other = (failed_run(("activity_completed", "0:4", {}), ("activity_failed", "0:1", {})) for _ in range(2))
         for row in (run, other):
             ActivityResult.objects.create(run_id=row.id, command_id="0:1", result=None, attempt=2)  # a fence
-            ActivityResult.objects.create(run_id=row.id, command_id="0:2", result={"value": 1})
+            ActivityResult.objects.create(run_id=row.id, command_id="0:2", result={"value": 1})  # in no history yet
+            ActivityResult.objects.create(run_id=row.id, command_id="0:4", result={"value": 2})
             ActivityTask.objects.create(run_id=row.id, command_id="0:3", activity="a", args=[])
             for kind, payload in (
                 ("cancel", {"reason": "too late"}),
@@ -229,7 +230,7 @@ class TestRetry:
         assert (results, tasks) == (["0:2"], 0)
         assert [kind for kind, _ in mail] == ["activity", "child", "child", "signal"]
         assert [payload.get("result") for _, payload in mail[:3]] == [5, None, 6]
-        assert [len(part) if isinstance(part, list) else part for part in left(other)] == [2, 1, 6]
+        assert [len(part) if isinstance(part, list) else part for part in left(other)] == [3, 1, 6]
         assert ActivityResult.objects.filter(kind="activity_key").count() == 1
 
 
