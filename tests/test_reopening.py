@@ -233,6 +233,15 @@ class TestRetry:
         assert [len(part) if isinstance(part, list) else part for part in left(other)] == [3, 1, 6]
         assert ActivityResult.objects.filter(kind="activity_key").count() == 1
 
+    def test_a_record_that_is_newer_than_what_an_earlier_retry_has_left_out_stays(self):
+        """It took effect again in a life that failed before its result got into the history."""
+        run = failed_run(("activity_completed", "0:1", {}), ("activity_completed", "0:2", {}))
+        record(run, "run_retried", ("run_resumed", None, {"dropped": [1, 3]}), ("run_failed", None, {}), first=4)
+        for command_id in ("0:1", "0:2"):
+            ActivityResult.objects.create(run_id=run.id, command_id=command_id, result={"value": 1})
+        continuum.retry(run)
+        assert [row.command_id for row in ActivityResult.objects.filter(run_id=run.id)] == ["0:1"]
+
 
 def blocked():
     with connection.cursor() as cursor:
