@@ -146,12 +146,13 @@ def check(key, result, expected):
     assert told(result) == told(expected)
     effects = Counter(Effect.objects.filter(key__startswith=f"{key}:").values_list("key", flat=True))
     recorded = recorded_effects(key)
-    assert effects.keys() - {f"{key}:{n}:flaky:{a}" for n in (1, 2) for a in (1, 2, 3)} == recorded.keys()
+    attempts = {f"{key}:{n}:{kind}:{a}" for n in (1, 2) for kind in ("flaky", "flaky queued") for a in (1, 2, 3)}
+    assert effects.keys() == recorded.keys() | attempts
     assert set(recorded.values()) == {1}, "each effect is recorded once"
     for round, draws in enumerate(result[1::2], 1):
         assert effects[f"{key}:{round}:last:{draws['drawn']}:{draws['token']}"] >= 1
         assert effects[f"{key}:{round}:unbooked"] >= 1
-        for kind in ("paid", "reserved", "released"):
+        for kind in ("paid", "queued", "reserved", "released"):
             assert effects[f"{key}:{round}:once:{kind}"] == 1
     # A worker dies once, so what was under way then ran twice at most.
     assert max(effects.values()) <= 2

@@ -71,6 +71,11 @@ async def all_there_is(key: str, round: int = 1, log: list[Any] | None = None) -
     attempts = await flaky(f"{here}:flaky")
     added, child_sum = await asyncio.gather(async_add(1, 2), adds_up(here, [1, 2, 3]))
     paid, exported = await asyncio.gather(once(f"{here}:once:paid"), exports(f"{here}:exported"))
+    queued = await asyncio.gather(
+        effect.options(queue="slow", priority=5)(f"{here}:queued"),
+        flaky.options(queue="slow")(f"{here}:flaky queued"),
+        once.options(queue="slow")(f"{here}:once:queued"),
+    )
     undone = await books(here)
     await sleep(0.02)
     answer = await wait_signal("answer", timeout=60)
@@ -80,6 +85,7 @@ async def all_there_is(key: str, round: int = 1, log: list[Any] | None = None) -
     said = {
         "attempts": attempts,
         "sums": [added, child_sum],
+        "queued": queued[1],
         "undone": undone,
         "done": len(paid) > 0 and len(exported) > 0,
         "answer": answer,
