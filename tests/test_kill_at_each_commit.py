@@ -21,7 +21,7 @@ import pytest
 import continuum
 from continuum.models import ActivityResult, ActivityTask, HistoryEvent, InboxMessage, Run, Worker
 from continuum.worker.journal import Journal
-from tests.app.everything_workflows import all_there_is
+from tests.app.everything_workflows import all_there_is, exports, once
 from tests.app.models import Effect
 from tests.app.workflows import effect
 from tests.waiting_for import eventually
@@ -146,11 +146,14 @@ def check(key, result, expected):
     assert told(result) == told(expected)
     effects = Counter(Effect.objects.filter(key__startswith=f"{key}:").values_list("key", flat=True))
     recorded = recorded_effects(key)
-    assert effects.keys() - {f"{key}:{n}:flaky:{a}" for n in (1, 2) for a in (1, 2, 3)} == recorded.keys()
+    attempts = {f"{key}:{n}:{kind}:{a}" for n in (1, 2) for kind in ("flaky", "flaky queued") for a in (1, 2, 3)}
+    assert effects.keys() == recorded.keys() | attempts
     assert set(recorded.values()) == {1}, "each effect is recorded once"
     for round, draws in enumerate(result[1::2], 1):
         assert effects[f"{key}:{round}:last:{draws['drawn']}:{draws['token']}"] >= 1
         assert effects[f"{key}:{round}:unbooked"] >= 1
+        for kind in ("paid", "queued", "reserved", "released"):
+            assert effects[f"{key}:{round}:once:{kind}"] == 1
     # A worker dies once, so what was under way then ran twice at most.
     assert max(effects.values()) <= 2
     runs = Run.objects.all()
@@ -172,10 +175,10 @@ ENDS = ("run_completed", "run_continued", "run_failed", "run_cancelled")
 
 def recorded_effects(key):
     return Counter(
-        event.data["args"][0]
+        event.data["result"]
         for run in Run.objects.all()
         for event in run.history()
-        if event.type == "activity_completed" and event.name == effect.name
+        if event.type == "activity_completed" and event.name in (effect.name, once.name, exports.name)
     )
 
 

@@ -195,6 +195,29 @@ async def builds_its_own(pk: int) -> str:
     return await look_at_item(ModelRef("testapp.Item", pk))
 
 
+@activity(transactional=True)
+def rename(item: Item, name: str) -> Item:
+    seen.append(connection.in_atomic_block)
+    item.name = name
+    item.save()
+    return item
+
+
+@workflow
+async def asks_a_queue(item: Item) -> str:
+    return await look_at_item.options(queue="slow")(item)
+
+
+@workflow
+async def renames(item: Item, name: str) -> str:
+    return await look_at_item(await rename(item, name))
+
+
+@workflow
+async def has_child(item: Item) -> Item:
+    return await returns(item)
+
+
 @workflow
 async def insists(item: Item) -> str:
     return await look_stubbornly(item)
@@ -307,6 +330,19 @@ class TestRuns:
 
     def test_an_async_activity_gets_the_instance(self, item):
         assert result_of(asks_async, item) == "lamp"
+
+    def test_an_activity_of_a_queue_gets_the_instance(self, item):
+        assert result_of(asks_a_queue, item) == "lamp"
+        assert seen == [item]
+
+    def test_a_transactional_activity_loads_and_saves_in_its_transaction(self, item):
+        assert result_of(renames, item, "renamed") == "renamed"
+        assert seen == [True, item]
+
+    def test_a_child_sees_the_reference_and_may_return_it(self, item):
+        ref = ModelRef("testapp.Item", item.pk)
+        assert result_of(has_child, item) == ref
+        assert seen == [ref]
 
     def test_the_result_of_a_workflow_is_a_reference(self, item):
         assert result_of(returns, item) == ModelRef("testapp.Item", item.pk)

@@ -196,10 +196,11 @@ class TestRetry:
         assert timedelta(minutes=4) < left <= timedelta(minutes=5)
 
     def test_removes_what_the_failed_life_has_left_behind(self):
-        run, other = failed_run(), failed_run()
+        run, other = (failed_run(("activity_completed", "0:4", {}), ("activity_failed", "0:1", {})) for _ in range(2))
         for row in (run, other):
             ActivityResult.objects.create(run_id=row.id, command_id="0:1", result=None, attempt=2)  # a fence
-            ActivityResult.objects.create(run_id=row.id, command_id="0:2", result={"value": 1})
+            ActivityResult.objects.create(run_id=row.id, command_id="0:2", result={"value": 1})  # in no history yet
+            ActivityResult.objects.create(run_id=row.id, command_id="0:4", result={"value": 2})
             ActivityTask.objects.create(run_id=row.id, command_id="0:3", activity="a", args=[])
             for kind, payload in (
                 ("cancel", {"reason": "too late"}),
@@ -229,8 +230,17 @@ class TestRetry:
         assert (results, tasks) == (["0:2"], 0)
         assert [kind for kind, _ in mail] == ["activity", "child", "child", "signal"]
         assert [payload.get("result") for _, payload in mail[:3]] == [5, None, 6]
-        assert [len(part) if isinstance(part, list) else part for part in left(other)] == [2, 1, 6]
+        assert [len(part) if isinstance(part, list) else part for part in left(other)] == [3, 1, 6]
         assert ActivityResult.objects.filter(kind="activity_key").count() == 1
+
+    def test_a_record_that_is_newer_than_what_an_earlier_retry_has_left_out_stays(self):
+        """It took effect again in a life that failed before its result got into the history."""
+        run = failed_run(("activity_completed", "0:1", {}), ("activity_completed", "0:2", {}))
+        record(run, "run_retried", ("run_resumed", None, {"dropped": [1, 3]}), ("run_failed", None, {}), first=4)
+        for command_id in ("0:1", "0:2"):
+            ActivityResult.objects.create(run_id=run.id, command_id=command_id, result={"value": 1})
+        continuum.retry(run)
+        assert [row.command_id for row in ActivityResult.objects.filter(run_id=run.id)] == ["0:1"]
 
 
 def blocked():

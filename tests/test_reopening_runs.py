@@ -395,6 +395,49 @@ async def undoes_by_hand() -> str:
     return "done"
 
 
+@activity(transactional=True)
+def pay(key: str) -> str:
+    Effect.objects.create(key=key)
+    return key
+
+
+@workflow
+async def pays(names: list[str]) -> str:
+    async with saga():
+        for name in names:
+            await pay(name).compensated_by(pay.bind(f"undo {name}"))
+        await do("last")
+    return "paid"
+
+
+def test_transactional_steps_that_were_undone_take_effect_again_and_only_once_each_time():
+    broken.add("last")
+    run = started(pays, ["one", "two"])
+    once = ["one", "two", "last", "undo two", "undo one"]
+    assert marks() == once
+    continuum.retry(run)
+    run_until_idle()
+    assert marks() == once * 2  # and undone again
+    broken.clear()
+    assert went_on(continuum.retry(run)) == "paid"
+    assert marks() == [*once, *once, "one", "two", "last"]
+
+
+def test_a_transactional_step_that_was_kept_is_not_taken_again():
+    broken.add("last")
+    run = started(pays_without_saga)
+    broken.clear()
+    assert went_on(continuum.retry(run)) == "kept"
+    assert marks() == ["kept", "last", "last"]
+
+
+@workflow
+async def pays_without_saga() -> str:
+    kept = await pay("kept")
+    await do("last")
+    return kept
+
+
 def test_compensating_by_hand_is_no_different():
     broken.add("two")
     run = started(undoes_by_hand)

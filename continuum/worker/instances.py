@@ -24,7 +24,7 @@ from continuum.values.model_refs import MODEL_TAG
 from continuum.values.signatures import class_annotations
 
 if TYPE_CHECKING:
-    from continuum.worker.activities import Attempt
+    from continuum.worker.attempt import Attempt
 
 __all__ = ["aload", "load"]
 

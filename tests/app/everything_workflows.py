@@ -8,7 +8,10 @@ from typing import Any
 
 from continuum import (
     ChildError,
+    activity,
+    activity_info,
     continue_as_new,
+    heartbeat,
     saga,
     set_progress,
     side_effect,
@@ -18,9 +21,26 @@ from continuum import (
     wait_signal,
     workflow,
 )
+from tests.app.models import Effect
 from tests.app.workflows import async_add, broken, effect, flaky
 
 __all__ = ["all_there_is"]
+
+
+@activity(transactional=True)
+def once(key: str) -> str:
+    """Takes effect exactly once."""
+    Effect.objects.create(key=key)
+    return key
+
+
+@activity(heartbeat_timeout=30, timeout=60)
+def exports(key: str) -> str:
+    """Reports how far it has got, and goes on from there."""
+    for step in range(activity_info().heartbeat_details or 0, 3):
+        heartbeat(step)
+    Effect.objects.create(key=key)
+    return key
 
 
 @workflow
@@ -50,6 +70,12 @@ async def all_there_is(key: str, round: int = 1, log: list[Any] | None = None) -
     listener = await start_child(listens_once, here)
     attempts = await flaky(f"{here}:flaky")
     added, child_sum = await asyncio.gather(async_add(1, 2), adds_up(here, [1, 2, 3]))
+    paid, exported = await asyncio.gather(once(f"{here}:once:paid"), exports(f"{here}:exported"))
+    queued = await asyncio.gather(
+        effect.options(queue="slow", priority=5)(f"{here}:queued"),
+        flaky.options(queue="slow")(f"{here}:flaky queued"),
+        once.options(queue="slow")(f"{here}:once:queued"),
+    )
     undone = await books(here)
     await sleep(0.02)
     answer = await wait_signal("answer", timeout=60)
@@ -59,7 +85,9 @@ async def all_there_is(key: str, round: int = 1, log: list[Any] | None = None) -
     said = {
         "attempts": attempts,
         "sums": [added, child_sum],
+        "queued": queued[1],
         "undone": undone,
+        "done": len(paid) > 0 and len(exported) > 0,
         "answer": answer,
         "raced": done,
     }
@@ -74,6 +102,7 @@ async def books(here: str) -> str:
     try:
         async with saga():
             await effect(f"{here}:booked").compensated_by(effect.bind(f"{here}:unbooked"))
+            await once(f"{here}:once:reserved").compensated_by(once.bind(f"{here}:once:released"))
             await breaks_down(here)
     except ChildError as error:
         return error.state

@@ -3,6 +3,9 @@
 -- What its failed life has left behind would hit the new one: fences that keep late attempts out (the lease keeps those out
 -- from now on), tasks, requests to cancel, and failures nobody has read of, where what failed goes on. What succeeded is
 -- kept, read or unread.
+-- The records of transactional activities go where the history has their results, not counting what an earlier retry has
+-- left out: a step that a saga has undone is to take effect again. One whose result never got into the history has taken
+-- effect, and its record keeps it from doing so twice.
 -- The time in which it stood still does not count against its time limit.
 WITH last AS (
     SELECT coalesce(max(seq), 0) AS seq, max(recorded_at) AS recorded_at
@@ -14,9 +17,23 @@ marked AS (
     SELECT %(run_id)s::uuid, last.seq + 1, 'run_retried', '{}', greatest(clock_timestamp(), last.recorded_at)
     FROM last
 ),
-fences AS (
-    DELETE FROM continuum_activity_results
-    WHERE run_id = %(run_id)s AND kind = 'activity' AND result IS NULL
+dropped AS (
+    SELECT json_array_elements_text(data -> 'dropped')::integer AS seq
+    FROM continuum_events
+    WHERE run_id = %(run_id)s AND type = 'run_resumed'
+),
+records AS (
+    DELETE FROM continuum_activity_results AS record
+    WHERE record.run_id = %(run_id)s AND record.kind = 'activity'
+      AND (
+          record.result IS NULL
+          OR EXISTS (
+              SELECT
+              FROM continuum_events AS event
+              WHERE event.run_id = %(run_id)s AND event.command_id = record.command_id
+                AND event.type = 'activity_completed' AND event.seq NOT IN (SELECT seq FROM dropped)
+          )
+      )
 ),
 tasks AS (
     DELETE FROM continuum_activity_tasks
