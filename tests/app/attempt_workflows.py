@@ -10,6 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from asgiref.sync import sync_to_async
+
 from continuum import (
     ActivityCancelledError,
     ActivityError,
@@ -131,7 +133,7 @@ def beats_until_stopped(key: str, path: str) -> None:
 
 @activity
 async def beats_until_cancelled(key: str, path: str) -> None:
-    await asyncio.to_thread(mark, key)
+    await sync_to_async(mark)(key)
     try:
         while True:
             heartbeat(key)
@@ -303,7 +305,7 @@ async def pays_once(key: str, path: str = "/") -> str:
 
 @activity(idempotency_key=by_first)
 async def charges_nothing(key: str) -> None:
-    await asyncio.to_thread(mark, key)
+    await sync_to_async(mark)(key)
 
 
 @workflow
