@@ -167,9 +167,10 @@ class TestRuns:
 
     def test_a_transaction_records_its_key_even_if_its_run_never_hears_of_it(self, monkeypatch):
         from continuum.worker.attempts import Attempts
+        from continuum.worker.queued import Queued
 
         monkeypatch.setattr(Attempts, "on_results", lambda self, results: None)
-        monkeypatch.setattr(Attempts, "reported", lambda self, live, message: None)
+        monkeypatch.setattr(Queued, "on_message", lambda self, live, message: None)
         with worker(drain_timeout=0.1):
             first = continuum.start(flows.pays_once, "k")
             eventually(lambda: marks() == ["k"])
@@ -179,6 +180,25 @@ class TestRuns:
         with worker():
             assert continuum.result(continuum.start(flows.pays_once, "k"), timeout=10) == f"receipt {first.id}"
         assert marks() == ["k"]
+
+    def test_keys_hold_across_queues(self, gate):
+        with worker():
+            runs = [continuum.start(flow, "k", str(gate)) for flow in (flows.pays_by_queue, flows.pays) * 2]
+            eventually(lambda: marks() == ["k"])
+            gate.touch()
+            assert len({continuum.result(run, timeout=20) for run in runs}) == 1
+        assert marks() == ["k"]
+
+    def test_a_holder_in_a_queue_that_is_not_wanted_any_more_frees_the_key(self, gate):
+        with worker():
+            holder = continuum.start(flows.pays_by_queue, "k", str(gate))
+            eventually(lambda: marks() == ["k"])
+            second = continuum.start(flows.pays, "k", str(gate))
+            eventually(lambda: waits(second))
+            continuum.cancel(holder)
+            eventually(lambda: marks() == ["k", "k"])
+            gate.touch()
+            assert continuum.result(second, timeout=10) == f"receipt {second.id} k"
 
     def test_activities_without_a_key_ask_nobody(self, monkeypatch):
         monkeypatch.setattr(Keys, "ask", None)

@@ -73,6 +73,21 @@ async def beats(key: str, path: str) -> Any:
     return await beats_until(key, path)
 
 
+@workflow
+async def beats_by_queue(key: str, path: str) -> Any:
+    return await beats_until.options(queue="books")(key, path)
+
+
+@workflow
+async def stops_listening_by_queue(key: str, path: str) -> str:
+    try:
+        async with asyncio.timeout(1.0):
+            await beats_until_stopped.options(queue="books")(key, path)
+    except TimeoutError:
+        pass
+    return await wait_signal("go")
+
+
 @activity(retry=Retry(max_attempts=2, base=30))
 def beats_and_fails() -> Any:
     if activity_info().attempt == 1:
@@ -175,6 +190,16 @@ async def writes_once(key: str) -> str:
 
 
 @workflow
+async def writes_by_queue(key: str, count: int) -> list:
+    return [await writes.options(queue="books")(f"{key}:{n}") for n in range(count)]
+
+
+@workflow
+async def writes_late_by_queue(key: str, path: str) -> int:
+    return await writes_late.options(queue="books")(key, path)
+
+
+@workflow
 async def writes_many(key: str, count: int) -> list:
     return await asyncio.gather(*(writes(f"{key}:{n}") for n in range(count)))
 
@@ -257,6 +282,11 @@ def charges(key: str, path: str) -> str:
 @workflow
 async def pays(key: str, path: str) -> str:
     return await charges(key, path)
+
+
+@workflow
+async def pays_by_queue(key: str, path: str) -> str:
+    return await charges.options(queue="cash")(key, path)
 
 
 @workflow
