@@ -275,9 +275,10 @@ class TestBeingStopped:
         assert (tmp_path / "async").read_text() == "cancelled"
         assert rows_of(run) == []
 
-    def test_an_await_that_is_given_up_stops_what_beats_and_deletes_its_row(self, tmp_path):
+    @pytest.mark.parametrize("flow", [flows.stops_listening, flows.stops_listening_by_queue], ids=["local", "queued"])
+    def test_an_await_that_is_given_up_stops_what_beats_and_deletes_its_row(self, tmp_path, flow):
         with worker():
-            run = continuum.start(flows.stops_listening, "s", str(tmp_path / "told"))
+            run = continuum.start(flow, "s", str(tmp_path / "told"))
             eventually(lambda: rows_of(run))
             eventually(lambda: (tmp_path / "told").exists())
             eventually(lambda: rows_of(run) == [])
@@ -296,10 +297,11 @@ class TestBeingStopped:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.cluster
 class TestKill:
-    def test_the_details_survive_their_worker(self, start_worker, tmp_path):  # noqa: F811
-        run = continuum.start(flows.beats, "k", str(tmp_path / "gate"))
+    @pytest.mark.parametrize("flow", [flows.beats, flows.beats_by_queue], ids=["local", "queued"])
+    def test_the_details_survive_their_worker(self, start_worker, tmp_path, flow):  # noqa: F811
+        run = continuum.start(flow, "k", str(tmp_path / "gate"))
         first = start_worker()
-        eventually(lambda: rows_of(run) and rows_of(run)[0][2]["n"] > 20, 30)
+        eventually(lambda: rows_of(run) and (rows_of(run)[0][2] or {"n": 0})["n"] > 20, 30)
         first.kill()
         [(_, _, details)] = rows_of(run)
         (tmp_path / "gate").touch()

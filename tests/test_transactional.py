@@ -548,6 +548,24 @@ class TestRuns:
             gate.touch()
         assert marks() == ["a:2"]
 
+    def test_by_queue_the_run_hears_of_it_at_once(self, settings):
+        settings.CONTINUUM = {"POLL_INTERVAL": 30}
+        with worker():
+            run = continuum.start(flows.writes_by_queue, "a", 5)
+            assert continuum.result(run, timeout=10) == [f"a:{n}" for n in range(5)]
+        assert types_of(run) == ["activity_completed"] * 5 + ["run_completed"]
+        assert marks() == [f"a:{n}" for n in range(5)]
+        assert not InboxMessage.objects.exists()
+
+    def test_by_queue_a_late_attempt_does_not_disturb_the_next(self, tmp_path):
+        gate = tmp_path / "gate"
+        with worker():
+            run = continuum.start(flows.writes_late_by_queue, "a", str(gate))
+            eventually(lambda: "activity_retried" in types_of(run))
+            assert continuum.result(run, timeout=10) == 2
+            gate.touch()
+        assert marks() == ["a:2"]
+
     def test_a_result_that_finds_its_run_given_back_waits_for_the_next_owner(self, monkeypatch):
         """The worker leaves right after the commit: what it had no time to journal is in the inbox."""
         from continuum.worker.attempts import Attempts
@@ -574,10 +592,11 @@ class TestKill:
         assert marks() == ["a"]
         assert_sound()
 
+    @pytest.mark.parametrize("flow", [flows.writes_a_few, flows.writes_by_queue], ids=["local", "queued"])
     @pytest.mark.parametrize(("moment", "left"), [("recorded", []), ("committed", ["a:0"])])
-    def test_around_the_commit(self, start_worker, subprocess_environment, moment, left):  # noqa: F811
+    def test_around_the_commit(self, start_worker, subprocess_environment, moment, left, flow):  # noqa: F811
         subprocess_environment["CRASH"] = f"transaction:{moment}"
-        run = continuum.start(flows.writes_a_few, "a", 3)
+        run = continuum.start(flow, "a", 3)
         assert start_worker().wait() == -signal.SIGKILL
         assert marks() == left
         assert types_of(run) == []

@@ -119,8 +119,7 @@ class ActivityExecutor:
         self._quiet.clear()
         attempt.submitted = True
         attempt.note = self._on_beat
-        limit = attempt.limit()
-        if limit is not None:
+        if (limit := attempt.limit) is not None:
             attempt.timer = self._loop.call_later(limit, self._check_timeout, attempt)
         if not attempt.definition.is_async:
             self._in_threads += 1
@@ -302,8 +301,11 @@ class ActivityExecutor:
         batch = []
         while ended:
             result = ended.popleft()
-            if not result.attempt.settled:
-                self._settle(result.attempt)
+            attempt = result.attempt
+            if not attempt.settled:
+                self._settle(attempt)
+                # Its context knows the attempt: without the cycle nothing is left to the garbage collector.
+                attempt.task = None
                 batch.append(result)
         if batch:
             self._on_results(batch)

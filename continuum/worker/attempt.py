@@ -92,8 +92,9 @@ class Attempt:
             self.noted = True
             self.note(self)
 
+    @property
     def limit(self) -> float | None:
-        """Return for how many seconds it may be left alone when it begins, or None."""
+        """For how many seconds it may be left alone when it begins, or None."""
         timeout, heartbeat = self.timeout, self.heartbeat_timeout
         if timeout is None or heartbeat is None:
             return heartbeat if timeout is None else timeout
@@ -102,7 +103,7 @@ class Attempt:
     def time_left(self, now: float) -> tuple[float, bool]:
         """Return how many seconds it has left, and whether it is a heartbeat that it owes by then."""
         if not self.started:
-            return max(self.limit() or 0.0, 0.01), False
+            return max(self.limit or 0.0, 0.01), False
         left, silent = float("inf"), False
         if self.timeout is not None:
             left = self.started + self.timeout - now

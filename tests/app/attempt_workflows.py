@@ -10,6 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from asgiref.sync import sync_to_async
+
 from continuum import (
     ActivityCancelledError,
     ActivityError,
@@ -69,6 +71,21 @@ def beats_until(key: str, path: str) -> Any:
 @workflow
 async def beats(key: str, path: str) -> Any:
     return await beats_until(key, path)
+
+
+@workflow
+async def beats_by_queue(key: str, path: str) -> Any:
+    return await beats_until.options(queue="books")(key, path)
+
+
+@workflow
+async def stops_listening_by_queue(key: str, path: str) -> str:
+    try:
+        async with asyncio.timeout(1.0):
+            await beats_until_stopped.options(queue="books")(key, path)
+    except TimeoutError:
+        pass
+    return await wait_signal("go")
 
 
 @activity(retry=Retry(max_attempts=2, base=30))
@@ -131,7 +148,7 @@ def beats_until_stopped(key: str, path: str) -> None:
 
 @activity
 async def beats_until_cancelled(key: str, path: str) -> None:
-    await asyncio.to_thread(mark, key)
+    await sync_to_async(mark)(key)
     try:
         while True:
             heartbeat(key)
@@ -170,6 +187,16 @@ def writes(key: str) -> str:
 @workflow
 async def writes_once(key: str) -> str:
     return await writes(key)
+
+
+@workflow
+async def writes_by_queue(key: str, count: int) -> list:
+    return [await writes.options(queue="books")(f"{key}:{n}") for n in range(count)]
+
+
+@workflow
+async def writes_late_by_queue(key: str, path: str) -> int:
+    return await writes_late.options(queue="books")(key, path)
 
 
 @workflow
@@ -258,6 +285,11 @@ async def pays(key: str, path: str) -> str:
 
 
 @workflow
+async def pays_by_queue(key: str, path: str) -> str:
+    return await charges.options(queue="cash")(key, path)
+
+
+@workflow
 async def pays_twice(key: str, path: str) -> list:
     return await asyncio.gather(charges(key, path), charges(key, path))
 
@@ -303,7 +335,7 @@ async def pays_once(key: str, path: str = "/") -> str:
 
 @activity(idempotency_key=by_first)
 async def charges_nothing(key: str) -> None:
-    await asyncio.to_thread(mark, key)
+    await sync_to_async(mark)(key)
 
 
 @workflow
