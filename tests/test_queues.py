@@ -10,7 +10,7 @@ from django.db import connection
 
 import continuum
 from continuum.exceptions import RunFailedError
-from continuum.models import ActivityTask, InboxMessage
+from continuum.models import ActivityTask, InboxMessage, Worker
 from tests.app import queue_workflows as flows
 from tests.app.models import Effect
 from tests.waiting_for import eventually
@@ -356,6 +356,19 @@ class TestWhoseTask:
         assert "3 workers died" in str(error)
         assert marks() == []
 
+    @pytest.mark.parametrize(("column", "value"), [("options", "{}"), ("options", "[]"), ("heartbeat_details", "[{}")])
+    def test_a_row_that_cannot_be_understood_fails_its_activity_and_no_worker(self, column, value):
+        run = continuum.start(flows.posts, "o")
+        fine = continuum.start(flows.posts, "f")
+        run_until_idle(queues=("default",))
+        with connection.cursor() as cursor:
+            value = '{"$": "nobody knows", "v": 1}' if column == "heartbeat_details" else value
+            cursor.execute(f"UPDATE continuum_activity_tasks SET {column} = %s WHERE run_id = %s", [value, run.id])
+        with worker():
+            assert continuum.result(fine, timeout=15) == "f"
+            eventually(lambda: continuum.get_run(run).state in ("failed", "completed"))
+        assert Worker.objects.count() == 2
+
     def test_draining_gives_back_what_does_not_end_in_time(self, tmp_path):
         continuum.start(flows.waits_at_gate, "s", str(tmp_path / "never"))
         with worker(drain_timeout=0.1):
@@ -479,3 +492,86 @@ class TestBurst:
         other = continuum.start(flows.posts, "n")
         assert run_until_idle(queues=("default",)).status == 0
         assert continuum.get_run(other).state == "suspended"
+
+
+class TestInsideAnAttempt:
+    """What attempts of the run's own worker can do, those of any other can do as well."""
+
+    def test_the_next_attempt_sees_the_last_heartbeat_of_the_one_before(self):
+        run = continuum.start(flows.through_queue, "counts_up", 3)
+        run_until_idle()
+        assert continuum.result(run) == [3, 2, 1.0]
+
+    def test_heartbeats_are_durable_while_it_runs(self, tmp_path):
+        continuum.start(flows.through_queue, "beats_until", "b", str(tmp_path / "gate"))
+        with worker():
+            eventually(lambda: ActivityTask.objects.filter(state="running", heartbeat_details__isnull=False).exists())
+            (tmp_path / "gate").touch()
+            eventually(lambda: not ActivityTask.objects.exists())
+
+    def test_a_thread_learns_from_its_heartbeat_that_nobody_waits_any_more(self, tmp_path):
+        told = tmp_path / "told"
+        run = continuum.start(flows.through_queue_while_wanted, "beats_until_stopped", "s", str(told))
+        with worker():
+            eventually(lambda: marks() == ["s"])
+            continuum.signal(run, "enough")
+            eventually(told.exists)
+            assert not ActivityTask.objects.exists()
+            continuum.signal(run, "end")
+            assert continuum.result(run, timeout=15) == "gave up"
+
+    def test_a_heartbeat_timeout_ends_a_silent_attempt(self):
+        run = continuum.start(flows.through_queue, "falls_silent_async")
+        run_until_idle()
+        [failed, _] = continuum.get_run(run).history()
+        assert failed.data["error"]["type"] == "ActivityTimeoutError"
+        assert "heartbeat" in failed.data["error"]["message"]
+
+    def test_a_transactional_attempt_commits_with_the_end_of_its_task(self):
+        run = continuum.start(flows.through_queue, "writes", "t")
+        with worker():
+            assert continuum.result(run, timeout=15) == "t"
+        assert marks() == ["t"]
+        assert history(run) == ["activity_completed", "run_completed"]
+        assert not ActivityTask.objects.exists()
+        assert not InboxMessage.objects.exists()
+
+    def test_a_transactional_attempt_that_fails_leaves_nothing_behind(self):
+        run = continuum.start(flows.through_queue, "writes_and_fails", "f")
+        run_until_idle()
+        assert continuum.result(run) == 3
+        assert marks() == ["f:3"]
+
+    def test_a_transactional_attempt_whose_task_is_in_other_hands_takes_no_effect(self, tmp_path):
+        gate = tmp_path / "gate"
+        run = continuum.start(flows.through_queue, "writes_and_waits", "h", str(gate))
+        with worker():
+            eventually(lambda: list(tmp_path.iterdir()))
+            with connection.cursor() as cursor:
+                cursor.execute("UPDATE continuum_activity_tasks SET lease_token = nextval('continuum_lease_token_seq')")
+            # The attempt rolls back; the task, which nobody carries out now, is found and made again.
+            gate.touch()
+            assert continuum.result(run, timeout=15) == "h"
+        assert len(list(tmp_path.iterdir())) == 2
+        assert marks() == ["h"]
+        assert history(run).count("activity_completed") == 1
+
+    def test_one_result_for_each_key_also_when_two_runs_ask_at_the_same_time(self, tmp_path):
+        gate = tmp_path / "gate"
+        runs = [continuum.start(flows.through_queue, "charges", "k", str(gate)) for _ in range(3)]
+        with worker():
+            eventually(lambda: marks() == ["k"])
+            gate.touch()
+            receipts = {continuum.result(run, timeout=15) for run in runs}
+        assert len(receipts) == 1
+        assert marks() == ["k"]
+        assert receipts.pop().endswith(" k")
+
+    def test_a_key_whose_activity_fails_for_good_is_free_for_others(self, tmp_path):
+        (tmp_path / "gate").touch()
+        first = continuum.start(flows.through_queue, "charges_if", "k", str(tmp_path / "gate"), False)
+        run_until_idle()
+        assert continuum.get_run(first).state == "failed"
+        second = continuum.start(flows.through_queue, "charges_if", "k", str(tmp_path / "gate"), True)
+        run_until_idle()
+        assert continuum.get_run(second).state == "completed"

@@ -11,7 +11,6 @@ import psycopg
 
 from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.sql import load
-from continuum.worker.task_options import TaskOptions, decode_options
 
 __all__ = ["Head", "Task", "claim", "due", "give_back", "owned_by", "release_of_dead", "release_stranded"]
 
@@ -23,6 +22,7 @@ class Task:
     """An activity this worker has claimed. ``args`` and ``details``, of the last heartbeat, are JSON text.
 
     Attributes:
+        options: the options of the call; decoded when it is carried out.
         attempt: number of the attempt to make, from 1.
         recoveries: how many workers have died while they were at this attempt.
         token: the fencing token of the claim.
@@ -34,11 +34,12 @@ class Task:
     activity: str
     queue: str
     args: str
-    options: TaskOptions
+    options_json: str
     attempt: int
     recoveries: int
     token: int
     details: str | None
+    options: Any = None
     made: Any = None
 
     @property
@@ -75,12 +76,7 @@ async def claim(
         "limit": limit,
     }
     cursor = await connection.execute(load("tasks_claim"), parameters, prepare=True)
-    return [_task(row) for row in await cursor.fetchall()]
-
-
-def _task(row: tuple[Any, ...]) -> Task:
-    run_id, command_id, activity, queue, args, options, *rest = row
-    return Task(run_id, command_id, activity, queue, args, decode_options(options), *rest)
+    return [Task(*row) for row in await cursor.fetchall()]
 
 
 async def owned_by(connection: psycopg.AsyncConnection[Any], worker_id: int) -> dict[tuple[UUID, str], int]:

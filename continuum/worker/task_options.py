@@ -45,7 +45,7 @@ def encode_options(command: Command) -> str:
             "retry": retry,
             "timeout": options.timeout,
             "heartbeat_timeout": options.heartbeat_timeout,
-            "key": getattr(command, "key", None),
+            "key": command.key,
             "issued": command.issued_us,
         }
     )

@@ -70,8 +70,8 @@ class Outcomes:
     Args:
         connect: opens an autocommit connection.
         worker_id: whose tasks they are of.
-        on_written: called with the outcomes of a batch once they are durable, and, for those that counted, the runs
-            with a message and the worker that owns each, or None.
+        on_written: called with the outcomes of a batch once they are durable, and, for the tasks of those that
+            counted, the worker that owns the run, or None.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Outcomes:
         connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
         worker_id: int,
         *,
-        on_written: Callable[[list[Outcome], dict[UUID, int | None]], None],
+        on_written: Callable[[list[Outcome], dict[tuple[UUID, str], int | None]], None],
     ) -> None:
         self._link = Link(connect, "outcomes of activities")
         self._worker_id = worker_id
@@ -140,7 +140,7 @@ class Outcomes:
                 await self._refused(batch[0], error)
             return
         self.places.difference_update([outcome.task.place for outcome in batch])
-        self._on_written(batch, {run_id: owner for run_id, _, owner in rows})
+        self._on_written(batch, {(run_id, command_id): owner for run_id, command_id, owner in rows})
 
     async def _refused(self, outcome: Outcome, error: Exception) -> None:
         task = outcome.task
@@ -164,6 +164,8 @@ class Outcomes:
             "tokens": plain_array([outcome.task.token for outcome in batch]),
             "payloads": text_array([outcome.payload for outcome in batch]),
             "next": plain_array([outcome.next_us for outcome in batch]),
+            # Its last heartbeat may not have been recorded yet.
+            "details": text_array([getattr(outcome.task.made, "details_json", None) for outcome in batch]),
         }
         cursor = await connection.execute(load("task_outcomes"), parameters, prepare=True)
         return await cursor.fetchall()

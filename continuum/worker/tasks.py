@@ -13,6 +13,8 @@ import psycopg
 
 from continuum import values
 from continuum.core.definitions import ActivityDefinition, registry
+from continuum.core.failures import describe_exception
+from continuum.exceptions import ContinuumError
 from continuum.worker import shared_queues, task_claims
 from continuum.worker.activities import ActivityExecutor, Attempt, AttemptResult
 from continuum.worker.arrays import text_array
@@ -22,6 +24,7 @@ from continuum.worker.outbox import Sent
 from continuum.worker.queues import DEFAULT_QUEUE, Queues
 from continuum.worker.sql import load
 from continuum.worker.task_claims import Head, Task
+from continuum.worker.task_options import decode_options
 from continuum.worker.task_outcomes import Outcome, Outcomes, failed, outcome_of
 
 __all__ = ["Tasks"]
@@ -36,6 +39,16 @@ CHECK_EVERY = 0.7
 TURN = 0.02
 # How often it is looked whether attempts have begun, in seconds.
 BEGUN_EVERY = 0.005
+
+
+class PoisonActivityError(ContinuumError):
+    """Worker after worker died while it was at one attempt of an activity."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(
+            f"{task.recoveries} workers died, one after the other, while they were at attempt {task.attempt} of "
+            f"{task.activity}: it is not tried again"
+        )
 
 
 class Tasks:
@@ -91,7 +104,7 @@ class Tasks:
         self._wake = asyncio.Event()
         self._wake.set()
         self._backlog = False  # there may be more than there was room for
-        self._doubtful = False  # a claim may have succeeded whose answer was lost
+        self._doubtful = False  # a task may be this worker's without its knowing: the answer to a claim was lost
         self._marks = 0
         self._noting: set[asyncio.Task[None]] = set()
 
@@ -200,13 +213,23 @@ class Tasks:
         return min(self._poll_interval, limits.again(len(claimed)))
 
     def _start(self, task: Task) -> None:
-        if task.recoveries >= self._max_recoveries:
+        try:
+            if task.recoveries >= self._max_recoveries:
+                raise PoisonActivityError(task)
+            task.made = self._attempt(task)
+        except Exception as error:
+            # A row that cannot be understood, or should not be, is no reason to stop claiming.
+            logger.error("run %s: %s cannot be carried out: %s", task.run_id, task.activity, error)
             now_us = self._clock.now_us()
-            logger.error("run %s: %s is given up: its workers died", task.run_id, task.activity)
-            self.outcomes.add(failed(task, _poison(task), now_us, now_us))
+            self.outcomes.add(failed(task, describe_exception(error), now_us, now_us))
             return
-        options = task.options
-        task.made = Attempt(
+        self.running[task.place] = task
+        self.queues.begun(task.queue)
+        self._executor.submit(task.made)
+
+    def _attempt(self, task: Task) -> Attempt:
+        options = task.options = decode_options(task.options_json)
+        return Attempt(
             task.run_id,
             task.command_id,
             registry.activity(task.activity),
@@ -220,9 +243,6 @@ class Tasks:
             options.heartbeat_timeout,
             task_token=task.token,
         )
-        self.running[task.place] = task
-        self.queues.begun(task.queue)
-        self._executor.submit(task.made)
 
     async def _note_starts(self, queue: str, tasks: list[Task], mark: str) -> None:
         """Have the rate limit count from when these have really started."""
@@ -245,7 +265,7 @@ class Tasks:
                 if result.message is None:
                     self.outcomes.add(outcome_of(task, result))
                 else:  # it has recorded its outcome itself, together with what it wrote
-                    self._on_written([Outcome(task, "")], {task.run_id: result.owner})
+                    self._on_written([Outcome(task, "")], {task.place: result.owner})
         if self._backlog:
             self.look()
 
@@ -256,9 +276,11 @@ class Tasks:
         self.queues.ended(task.queue)
         return True
 
-    def _on_written(self, batch: list[Outcome], news: dict[UUID, int | None]) -> None:
+    def _on_written(self, batch: list[Outcome], counted: dict[tuple[UUID, str], int | None]) -> None:
         self.news += 1
-        sent = Sent(news=news)
+        if len(counted) < len(batch):
+            self._doubt()
+        sent = Sent(news={run_id: owner for (run_id, _), owner in counted.items()})
         for outcome in batch:
             if outcome.next_us is not None or self.queues.is_shared(outcome.task.queue):
                 # A retry to wait for, or a place that others may have waited for.
@@ -329,13 +351,3 @@ class Tasks:
         await self.outcomes.flush()
         self.running.clear()
         return await self.link.use(lambda connection: task_claims.give_back(connection, self._worker_id))
-
-
-def _poison(task: Task) -> dict[str, Any]:
-    return {
-        "type": "PoisonActivityError",
-        "message": f"{task.recoveries} workers died, one after the other, while they were at attempt {task.attempt} of "
-        f"{task.activity}: it is not tried again",
-        "traceback": "",
-        "details": None,
-    }

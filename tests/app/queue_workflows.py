@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from continuum import NonRetryableError, Retry, activity, activity_info, sleep, wait_signal, workflow
+from tests.app import attempt_workflows
 
 
 def mark(key: str) -> None:
@@ -217,3 +218,18 @@ def nap(key: str, seconds: float) -> str:
 @workflow
 async def naps_in_parallel(key: str, count: int, seconds: float) -> int:
     return len(await asyncio.gather(*(nap(f"{key}:{i}", seconds) for i in range(count))))
+
+
+@workflow
+async def through_queue(name: str, *args: Any) -> Any:
+    """Runs an activity of the other modules by way of a queue."""
+    return await getattr(attempt_workflows, name).options(queue="mail")(*args)
+
+
+@workflow
+async def through_queue_while_wanted(name: str, *args: Any) -> str:
+    asked = asyncio.create_task(getattr(attempt_workflows, name).options(queue="mail")(*args))
+    await wait_signal("enough")
+    asked.cancel()
+    await wait_signal("end")
+    return "gave up"

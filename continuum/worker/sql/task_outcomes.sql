@@ -4,10 +4,11 @@
 --
 -- The rows are locked in the order given, which is the same for everybody.
 WITH held AS MATERIALIZED (
-    SELECT o.run_id, o.command_id, o.payload, o.next_us, t.activity
+    SELECT o.run_id, o.command_id, o.payload, o.next_us, o.details, t.activity
     FROM unnest(
-        %(run_ids)s::uuid[], %(commands)s::text[], %(tokens)s::bigint[], %(payloads)s::json[], %(next)s::bigint[]
-    ) AS o (run_id, command_id, token, payload, next_us)
+        %(run_ids)s::uuid[], %(commands)s::text[], %(tokens)s::bigint[], %(payloads)s::json[], %(next)s::bigint[],
+        %(details)s::json[]
+    ) AS o (run_id, command_id, token, payload, next_us, details)
     JOIN continuum_activity_tasks t ON t.run_id = o.run_id AND t.command_id = o.command_id
     WHERE t.state = 'running' AND t.owner_id = %(worker)s AND t.lease_token = o.token
     FOR UPDATE OF t
@@ -18,7 +19,8 @@ WITH held AS MATERIALIZED (
 ), again AS (
     UPDATE continuum_activity_tasks t
     SET state = 'ready', attempt = least(t.attempt + 1, 32767), recoveries = 0, owner_id = NULL, claimed_at = NULL,
-        heartbeat_at = NULL, due_at = timestamptz 'epoch' + h.next_us * interval '1 microsecond'
+        heartbeat_at = NULL, heartbeat_details = coalesce(h.details, t.heartbeat_details),
+        due_at = timestamptz 'epoch' + h.next_us * interval '1 microsecond'
     FROM held h
     WHERE t.run_id = h.run_id AND t.command_id = h.command_id AND h.next_us IS NOT NULL
 ), told AS (
