@@ -63,10 +63,12 @@ class Recorder(Execution):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.asked: list[Asked] = []
-        self.notes: list[Any] = []
         _living.add(self)
 
+    def _blank(self) -> None:
+        super()._blank()
+        self.asked: list[Asked] = []
+        self.notes: list[Any] = []
         self.issue = _traced(self.issue, self.asked)
         self.start_timer = _traced(self.start_timer, self.asked)
 
