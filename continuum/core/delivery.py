@@ -97,7 +97,7 @@ def _timer_fired(run: Execution, event: Event, data: dict[str, Any]) -> None:
         if command.kind == "signal":
             run.asks.leave_line(command)
             timeout = (command.due_us - command.issued_us) / 1e6
-            command.future.set_exception(SignalTimeoutError(command.name, timeout))
+            command.future.set_exception(blamed(SignalTimeoutError(command.name, timeout), command.id))
         else:
             command.future.set_result(None)
 

@@ -158,7 +158,6 @@ class Effect(Coroutine[Any, Any, Any]):
             if not command.answered:
                 execution.abandon(command)
             elif self.compensation is not None and not execution.closing:
-                # Also if the task is cancelled before it learns of the success.
                 execution.sagas.settled(self.compensation, command)
         return value
 

@@ -335,6 +335,8 @@ class Execution:
     def decide(self, type_: str, command_id: str | None, name: str | None, data: str) -> Event:
         """Journal a decision of the code's."""
         self.seq += 1
+        if self.retry is not None:
+            data = self.retry.placed(data)
         event = Event(self.seq, type_, command_id, name, data, max(self.loop.time_us, self._last_us))
         self._journal.append(event)
         return event

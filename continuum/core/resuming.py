@@ -28,6 +28,7 @@ _ENDINGS = _CHILD_ENDINGS | {
     EventType.ACTIVITY_FAILED,
     EventType.ACTIVITY_RETRIED,
     EventType.SIDE_EFFECT,
+    EventType.TIMER_FIRED,
 }
 
 
@@ -45,6 +46,7 @@ class Retry:
         ended: commands of children whose outcomes are left out, and whether these are to be started anew.
         kept: commands of children whose outcomes still count.
         signals: signals that nobody waits for yet on the new way: they are received again, after the history.
+        at: the event that the code lives through.
     """
 
     events: list[Event]
@@ -56,6 +58,7 @@ class Retry:
     ended: dict[str, bool] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     signals: list[tuple[str, str]] = field(default_factory=list)
+    at: int = 0
     _deferred: set[str] = field(default_factory=set)
 
     @property
@@ -67,9 +70,17 @@ class Retry:
         """Whether an event is left out whatever the code asks for."""
         return event.type in TERMINAL or (event.type in _ENDINGS and event.command_id in self.again)
 
-    def defers(self, event: Event) -> bool:
-        """Whether a signal has to wait for one of its name that is left out: they stay in order."""
-        return event.type == EventType.SIGNAL_RECEIVED and event.name in self._deferred
+    def passes_over(self, run: Execution, event: Event) -> bool:
+        """Whether an event is left out although the code might take it."""
+        if event.type == EventType.SIGNAL_RECEIVED:
+            return event.name in self._deferred  # signals of one name stay in order
+        # The failed run had the child cancelled, and this one has not.
+        return (
+            event.type == EventType.CHILD_FAILED
+            and event.command_id in self.given_up
+            and event.command_id not in run.asks.given_up
+            and json.loads(event.data)["state"] == "cancelled"
+        )
 
     def drop(self, event: Event) -> None:
         """Leave an event out."""
@@ -85,6 +96,10 @@ class Retry:
         if event.type in _ENDINGS and data.get("undoes") is not None:
             self.undone.add(data["undoes"])
 
+    def placed(self, data: str) -> str:
+        """Return the data of a decision, and where it belongs: it is journaled after what the code lives through."""
+        return json.dumps({**json.loads(data), "after": self.at})
+
     def record(self, run: Execution) -> str:
         """Return the data of the event that records it, as JSON text."""
         renewed = [id_ for id_, anew in self.ended.items() if anew or id_ not in run.pending]
@@ -96,16 +111,32 @@ class Retry:
 def effective(events: Iterable[Event]) -> list[Event]:
     """Return the events that count: without those that a retry has left out, and without the requests to retry."""
     kept: list[Event] = []
+    retried = 0
     events = list(events)
     # What a fork has copied is without them already, and numbered anew.
     forked = max((event.seq for event in events if event.type == EventType.RUN_FORKED), default=0)
     for event in events:
-        if event.type == EventType.RUN_RESUMED and event.seq > forked:
+        if event.type == EventType.RUN_RETRIED:
+            retried = event.seq
+        elif event.type == EventType.RUN_RESUMED and event.seq > forked:
             dropped = set(json.loads(event.data)["dropped"])
-            kept = [each for each in kept if each.seq not in dropped]
+            kept = _in_place([each for each in kept if each.seq not in dropped], retried)
         if event.type != EventType.RUN_RETRIED:
             kept.append(event)
     return kept
+
+
+def _in_place(events: list[Event], retried: int) -> list[Event]:
+    """Put what the code decided while a retry was taken up where in its life it did so."""
+    ordered = [event for event in events if event.seq < retried]
+    for decision in events[len(ordered) :]:
+        after = json.loads(decision.data)["after"]
+        place = next((index for index, event in enumerate(ordered, 1) if event.seq == after), 0)
+        time_us = ordered[max(place - 1, 0)].time_us if ordered else decision.time_us
+        while place < len(ordered) and ordered[place].type in DECISIONS:
+            place += 1
+        ordered.insert(place, decision._replace(time_us=time_us))
+    return ordered
 
 
 def prepare(
@@ -142,12 +173,15 @@ def prepare(
 
 def live_through_again(run: Execution, retry: Retry, event: Event) -> None:
     """Take of the history of a retried run what still fits, now that what failed is to run again."""
-    if not retry.defers(event):
+    if not retry.passes_over(run, event):
+        time_us, before = run.loop.time_us, retry.at
+        retry.at = event.seq
         try:
             run.apply(event)
         except ReplayDriftError:
             if run.drift is not None:
                 raise
+            run.loop.time_us, retry.at = time_us, before  # for the code it never was any later
         else:
             if event.type in _CHILD_ENDINGS and event.command_id is not None:
                 retry.kept.add(event.command_id)

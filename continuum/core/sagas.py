@@ -74,7 +74,7 @@ async def compensate(effect: Effect) -> Any:
         raise ValueError(f"{effect!r} has no compensation: say .compensated_by(...) before it is awaited")
     if not execution.sagas.take(effect.compensation):
         return None
-    result, interrupted = await _shielded(_undo(effect.compensation))
+    result, interrupted = await _shielded(execution, _undo(effect.compensation))
     failure = result if isinstance(result, Exception) else None
     if interrupted is not None:
         raise interrupted from failure
@@ -96,7 +96,7 @@ async def compensate_all(parallel: bool = False) -> list[Exception]:
         asyncio.CancelledError: the run was cancelled meanwhile; raised once all compensations are done.
     """
     execution = current_execution("compensate_all")
-    errors, interrupted = await _shielded(_undo_all(execution, execution.sagas.open, parallel))
+    errors, interrupted = await _shielded(execution, _undo_all(execution, execution.sagas.open, parallel))
     if interrupted is not None:
         raise interrupted
     return errors
@@ -114,13 +114,14 @@ class saga:
 
     def __init__(self, parallel: bool = False) -> None:
         self._parallel = parallel
+        self._execution: Any = None
         self._token: Token[Any] | None = None
         self.inside: list[Compensation] = []
         self.outside: saga | None = None
         self.left = False
 
     async def __aenter__(self) -> saga:
-        current_execution("saga")
+        self._execution = current_execution("saga")
         if self._token is not None:
             raise RuntimeError("a saga() can be entered once")
         self.outside = _innermost.get()
@@ -130,7 +131,7 @@ class saga:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        execution = current_execution("saga")
+        execution = self._execution
         if execution.closing:
             return False
         assert self._token is not None
@@ -138,7 +139,7 @@ class saga:
             _innermost.reset(self._token)
         if error is not None and not isinstance(error, GeneratorExit) and continuation_of(error) is None:
             reason = execution.cancel_reason
-            _, interrupted = await _shielded(_undo_all(execution, self.inside, self._parallel))
+            _, interrupted = await _shielded(execution, _undo_all(execution, self.inside, self._parallel))
             if interrupted is not None and reason is None:
                 execution.cancel_again()
         elif self.outside is not None:
@@ -165,9 +166,12 @@ async def _undo(compensation: Compensation) -> Any:
         return error
 
 
-async def _shielded(coroutine: Any) -> tuple[Any, asyncio.CancelledError | None]:
+async def _shielded(execution: Any, coroutine: Any) -> tuple[Any, asyncio.CancelledError | None]:
     """Await something to its end whatever happens to the task meanwhile; returns also what wanted to interrupt it."""
-    task = asyncio.get_running_loop().create_task(coroutine)
+    if execution.closing:
+        coroutine.close()
+        await Effect(execution, "timer", None, args=0)  # which is refused
+    task = execution.loop.create_task(coroutine)
     interrupted = None
     while True:
         try:
