@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, note as remark, settings, strategies as st
+from hypothesis import given, note as remark
 
 from continuum.core import facts
 from continuum.core.definitions import activity, workflow
@@ -29,6 +29,7 @@ from tests.core.driver import (
     replay,
     scripted,
 )
+from tests.core.test_properties import chances, check
 
 
 @activity(name="resuming.step")
@@ -434,14 +435,16 @@ def test_signals_taken_after_the_failure_are_not_lost_and_stay_in_order():
         return [first, *[await wait_signal("a") for _ in range(3)], await wait_signal("b")]
 
     signals = [("a", 1), ("a", 2), ("b", "x"), ("a", 3), ("a", 4)]
-    driver, world = broken(flow, signals=signals, scheduler=scripted(["m1", "0:2", "m2", "0:2", "m3", "m4", "m5"][:6]))
-    retry(driver, world) if not driver.messages else None
-    driver, world = driver, world
+    world = World("fragile")
+    driver = Driver(flow, mocks=world.mocks, scheduler=scripted(["m1", "0:2", "0:2", "m2", "m3"])).open()
+    for name, payload in signals:
+        driver.signal(name, payload)
+    while driver.outcome is None:
+        driver.step()
+    assert_replays(driver)
     driver.scheduler = in_order
-    world.mend()
-    if driver.outcome.state == "failed":
-        driver.retry()
-    driver.go()
+    retry(driver, world)
+    assert resumed(driver).count("signal_received") == 2
     assert driver.result == [1, 2, 3, 4, "x"]
 
 
@@ -468,7 +471,7 @@ def test_a_signal_that_did_not_come_in_time_is_waited_for_as_long_again():
         await step(1)
         return await wait_signal("a", timeout=20)
 
-    driver, world = broken(flow, "nothing")
+    driver, _ = broken(flow, "nothing")
     driver.clock_us += 86_400_000_000
     driver.retry()
     assert driver.execution.next_timer().due_us - driver.clock_us == 20_000_000
@@ -953,11 +956,6 @@ def test_a_fork_before_a_command_without_events_shares_the_whole_history():
 
 # -- at random --------------------------------------------------------------------------------------------------
 
-check = settings(
-    deadline=None, suppress_health_check=list(HealthCheck), print_blob=True, max_examples=150, derandomize=True,
-    phases=[Phase.generate, Phase.shrink],
-)  # fmt: skip
-
 
 @workflow(name="resuming.planned")
 async def planned(plan: list):
@@ -1045,7 +1043,7 @@ class Fate(World):
 
 
 @check
-@given(st.randoms(use_true_random=False))
+@given(chances)
 def test_a_run_that_is_retried_until_it_succeeds_comes_to_what_it_would_have_come_to_at_once(chance):
     pick = chance.randrange
     counter = [0]
@@ -1080,7 +1078,7 @@ def test_a_run_that_is_retried_until_it_succeeds_comes_to_what_it_would_have_com
 
 
 @check
-@given(st.randoms(use_true_random=False))
+@given(chances)
 def test_a_fork_before_any_command_comes_to_what_its_source_came_to(chance):
     pick = chance.randrange
     counter = [0]
