@@ -61,11 +61,6 @@ class Retry:
     at: int = 0
     _deferred: set[str] = field(default_factory=set)
 
-    @property
-    def time_us(self) -> int:
-        """When the run was retried."""
-        return self.events[-1].time_us
-
     def withholds(self, event: Event) -> bool:
         """Whether an event is left out whatever the code asks for."""
         return event.type in TERMINAL or (event.type in _ENDINGS and event.command_id in self.again)
