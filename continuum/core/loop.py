@@ -114,6 +114,9 @@ class TimerHandle(Handle):
     def when(self) -> float:
         return self._when
 
+    def postpone(self, elapsed_us: int) -> None:
+        self._when += elapsed_us / 1e6
+
     def cancel(self) -> None:
         if not self._cancelled:
             self._cancelled = True
