@@ -69,3 +69,10 @@ def test_a_history_is_read_from_the_primary_key(plan_of):
     plan = plan_of("history_load")
     assert "Seq Scan on continuum_events" not in plan
     assert "_pkey" in plan
+
+
+def test_runs_claimed_unknowingly_are_sought_among_those_of_the_worker_only(plan_of):
+    plan = plan_of("claimed_by_worker", worker="bigint", tokens="bigint[]")
+    assert "continuum_runs_owner_idx" in plan
+    assert "Index Cond: (owner_id = $1)" in plan
+    assert "hashed SubPlan" in plan
