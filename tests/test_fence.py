@@ -54,7 +54,8 @@ def test_a_release_that_ends_late_takes_nothing_from_a_later_claim_of_the_same_w
             assert await rows_of(connection, release) == []
             [(message,)] = await rows(
                 connection,
-                "INSERT INTO continuum_inbox (run_id, kind, name, payload) VALUES (%s, 'signal', 'go', '1') RETURNING id",
+                "INSERT INTO continuum_inbox (run_id, kind, name, payload) "
+                "VALUES (%s, 'signal', 'go', '1') RETURNING id",
                 run,
             )
             [claimed] = await claim_mail(connection, worker, ["flow"], 10)

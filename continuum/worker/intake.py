@@ -253,7 +253,7 @@ class Intake:
             place = (place + 0.618) % 1.0
             await asyncio.sleep(self._poll_interval * (0.8 + 0.2 * place))
             self.look_at_all()
-            # A look after the connection broke is not enough: the server may have been at the claim for longer than that.
+            # The look after the connection broke is not enough: the server may have been at the claim for longer.
             if time.monotonic() - looked >= STRANGERS_EVERY:
                 await self.use(self._adopt_unknown)
                 looked = time.monotonic()

@@ -1,8 +1,8 @@
 """Breadth-first search through all states of a model, and what it proves or finds.
 
-Safety: no state, and no step, is wrong. Liveness: from every state the goal can be reached by steps that may be counted on,
-whatever went wrong before. Shown by walking back from the goals over such steps: a state that is not met on the way is one
-from which nothing helps any more. Fairness is all that is left to assume: what can happen for ever happens at last.
+Safety: no state, and no step, is wrong. Liveness: from every state the goal can be reached by steps that may be counted
+on, whatever went wrong before. Shown by walking back from the goals over such steps: a state that is not met on the way
+is one from which nothing helps any more. All that is left to assume is fairness: what can happen for ever happens.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Result:
         steps: number of steps between them.
         goals: number of states in which all is done.
         wrong: what is violated, or "".
-        trace: the shortest way there: labels, and the last state.
+        trace: the labels of the shortest way there.
+        last: the state at its end.
+        labels: all that has happened anywhere.
     """
 
     states: int = 0
@@ -49,6 +51,7 @@ class Result:
     wrong: str = ""
     trace: list[str] = field(default_factory=list)
     last: Any = None
+    labels: set[str] = field(default_factory=set)
 
     def __str__(self) -> str:
         if not self.wrong:
@@ -97,6 +100,7 @@ def explore(
             goals.append(here)
         for label, after, helps, bad in steps(state):
             result.steps += 1
+            result.labels.add(label)
             if bad:
                 return found(bad, here, label, last=after)
             there = numbers.get(after)
