@@ -87,8 +87,8 @@ def wrong(setup: Setup, state: State) -> str:
 
 def steps(setup: Setup, state: State) -> Iterator[Step]:
     """All that may happen next."""
-    for step in _all_steps(setup, state):
-        yield step._replace(state=canonical(step.state))
+    for label, after, helps, bad in _all_steps(setup, state):
+        yield Step(label, canonical(after), helps, bad)
 
 
 def _all_steps(setup: Setup, state: State) -> Iterator[Step]:

@@ -28,7 +28,6 @@ SETUPS = {
     "two messages, a worker stopped": replace(TWO_MESSAGES, stops=1),
     "a commit broken twice": replace(ONE, cuts=2),
     "a worker stopped, a broken commit": replace(ONE, stops=1, cuts=1),
-    "a worker stopped, a broken claim": replace(ONE, stops=1, claim_cuts=1),
     "a kill, a broken claim": replace(ONE, kills=1, claim_cuts=1),
     "a broken commit, a broken claim": replace(ONE, cuts=1, claim_cuts=1),
     "a worker that only looks dead, a broken commit": replace(ONE, unlocks=1, cuts=1),
