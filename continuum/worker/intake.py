@@ -24,6 +24,8 @@ __all__ = ["Intake"]
 
 logger = logging.getLogger("continuum.worker")
 
+# Seconds between looks for runs that a claim gave to this worker after it had given up waiting for the answer.
+STRANGERS_EVERY = 5.0
 # Runs claimed by one statement: a share of what may run at once, so that several workers divide a backlog fairly.
 MOST_CLAIMED = 200
 # Messages fetched by one poll; what is left comes with the next.
@@ -32,8 +34,6 @@ MOST_POLLED = 5_000
 MOST_LOADED = 5_000
 # The share of the time that may go into looking for runs with mail: beyond it hints have to wait, for the poll at most.
 MAIL_SHARE = 0.05
-# Seconds between looks for runs that a claim gave to this worker after it had given up waiting for the answer.
-STRANGERS_EVERY = 5.0
 
 
 class Intake:
