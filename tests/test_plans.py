@@ -67,6 +67,13 @@ def test_the_journal_finds_each_run_by_its_id(plan_of):
     assert "Seq Scan on continuum_runs" not in plan
 
 
+def test_runs_claimed_unknowingly_are_sought_among_those_of_the_worker_only(plan_of):
+    plan = plan_of("claimed_by_worker", worker="bigint", tokens="bigint[]")
+    assert "continuum_runs_owner_idx" in plan
+    assert "Index Cond: (owner_id = $1)" in plan
+    assert "hashed SubPlan" in plan
+
+
 def test_a_claim_reads_the_runs_that_are_due_and_no_others(plan_of):
     plan = plan_of("claim_due", worker="bigint", workflows="text[]", limit="bigint")
     assert "continuum_runs_ready_idx" in plan

@@ -8,13 +8,14 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 import continuum
 from continuum import Retry, activity, wait_signal, workflow
 from continuum.models import Worker
 from continuum.worker import claims
 from continuum.worker.journal import Journal
+from continuum.worker.sql import load
 from tests.app import workflows as flows
 from tests.app.models import Effect
 from tests.waiting_for import eventually, eventually_async
@@ -25,6 +26,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def state_of(run):
     return continuum.get_run(run).state
+
+
+def run_workflow(run):
+    return continuum.get_run(run).workflow
 
 
 def types_of(run):
@@ -245,8 +250,8 @@ class TestComingBack:
     def test_a_run_that_is_given_back_during_the_look_for_unknown_runs_is_not_taken_up_again(self, monkeypatch):
         owned_by, seen = claims.owned_by, []
 
-        async def slow(connection, worker_id):
-            owned = await owned_by(connection, worker_id)
+        async def slow(connection, worker_id, known):
+            owned = await owned_by(connection, worker_id, known)
             engine = running.node.engine
             engine.release_all()
             await eventually_async(lambda: not engine.live)
@@ -268,4 +273,17 @@ class TestComingBack:
             eventually(lambda: seen)
             continuum.signal(run, "go", "on")
             assert continuum.result(run, timeout=10) == "on"
-        assert (seen[0], len(admitted)) == (1, 1)
+        assert (seen[0], len(admitted)) == (0, 1)
+
+    def test_a_run_that_a_claim_took_after_its_connection_broke_goes_on(self, monkeypatch):
+        monkeypatch.setattr("continuum.worker.intake.STRANGERS_EVERY", 0.2)
+        with worker() as running:
+            owner = Worker.objects.get().id
+            with transaction.atomic(), connection.cursor() as cursor:
+                # What a statement does that the server ends long after the worker has connected again.
+                run = continuum.start(flows.echo, "late")
+                cursor.execute(load("claim_due"), {"worker": owner, "workflows": [run_workflow(run)], "limit": 1})
+                assert cursor.rowcount == 1
+            assert continuum.result(run, timeout=10) == "late"
+            assert Worker.objects.get().id == owner
+            assert running.node.engine.live == {}

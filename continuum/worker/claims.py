@@ -67,9 +67,12 @@ async def _claim(
     return [_claimed(row) for row in await cursor.fetchall()]
 
 
-async def owned_by(connection: psycopg.AsyncConnection[Any], worker_id: int) -> list[ClaimedRun]:
-    """Return every run a worker owns."""
-    cursor = await connection.execute(load("claimed_by_worker"), {"worker": worker_id})
+async def owned_by(
+    connection: psycopg.AsyncConnection[Any], worker_id: int, known: Iterable[int] = ()
+) -> list[ClaimedRun]:
+    """Return the runs a worker owns, without those whose tokens are ``known``."""
+    parameters = {"worker": worker_id, "tokens": plain_array(list(known))}
+    cursor = await connection.execute(load("claimed_by_worker"), parameters, prepare=True)
     return [_claimed(row) for row in await cursor.fetchall()]
 
 

@@ -107,7 +107,7 @@ class Engine:
                 setbacks.quarantine(self.journal, self._clock, live)
                 self._leave(live)
         except Exception:
-            logger.critical("run %s: cannot be given back; the end of the lease frees it", live.id, exc_info=True)
+            logger.critical("run %s: cannot be given back; it is taken up again in a while", live.id, exc_info=True)
             self.lose(live)
 
     # -- coming in ----------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ class Engine:
         if live.gone:
             return
         if entry.last_resort:
-            self.lose(live)  # even the report of the failure is refused: the lease's end has to free the run
+            self.lose(live)  # even the report of the failure is refused: it is taken up again in a while
             return
         setbacks.record_refusal(self.journal, self._clock, live, entry, error)
         self._leave(live)

@@ -25,6 +25,8 @@ __all__ = ["Intake"]
 
 logger = logging.getLogger("continuum.worker")
 
+# Seconds between looks for runs that a claim gave to this worker after it had given up waiting for the answer.
+STRANGERS_EVERY = 5.0
 # Runs claimed by one statement: a share of what may run at once, so that several workers divide a backlog fairly.
 MOST_CLAIMED = 200
 # Messages fetched by one poll; what is left comes with the next.
@@ -183,12 +185,11 @@ class Intake:
     async def _adopt_unknown(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Take up runs that a claim gave to this worker although its answer never arrived."""
         live = self._engine.live
-        # Known by their tokens before or after: one that is given back meanwhile is not to be taken up again, and one
-        # that is known from an earlier claim only is.
-        before = {run_id: run.token for run_id, run in live.items()}
-        owned = await claims.owned_by(connection, self._worker_id)
-        known = set(before.items()) | {(i, run.token) for i, run in live.items()}
-        await self._admit(connection, [run for run in owned if (run.identity.id, run.token) not in known])
+        # Known by their tokens: a run that is known from an earlier claim only is to be taken up.
+        owned = await claims.owned_by(connection, self._worker_id, [run.token for run in live.values()])
+        if owned:
+            logger.warning("%d runs were claimed by a statement whose answer was lost: taken up now", len(owned))
+            await self._admit(connection, owned)
 
     # -- claiming -----------------------------------------------------------------------------------------------
 
@@ -321,11 +322,16 @@ class Intake:
     async def _poll_forever(self) -> None:
         # Never quite the same pause, so that nodes started together do not ask together for ever.
         place = 0.0
+        looked = time.monotonic()
         while True:
             place = (place + 0.618) % 1.0
             await asyncio.sleep(self._poll_interval * (0.8 + 0.2 * place))
             self._chains.forget()
             self.look_at_all()
+            # The look after the connection broke is not enough: the server may have been at the claim for longer.
+            if time.monotonic() - looked >= STRANGERS_EVERY:
+                await self.use(self._adopt_unknown)
+                looked = time.monotonic()
 
 
 def _groups(claimed: list[ClaimedRun], sizes: Mapping[UUID, int]) -> Iterator[list[ClaimedRun]]:
