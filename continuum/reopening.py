@@ -6,15 +6,14 @@ stays readable.
 
 from __future__ import annotations
 
-import json
-from typing import Any
 from uuid import UUID
 
 from django.db import connections, transaction
 
 from continuum import arguments, hints, ids
 from continuum.core.history import TERMINAL, Event, EventType
-from continuum.core.resuming import effective
+from continuum.core.identity import RunIdentity
+from continuum.core.resuming import forked
 from continuum.exceptions import RunNotFoundError, RunStateError
 from continuum.models import Run
 from continuum.worker.sql import load
@@ -53,22 +52,9 @@ def retry(run_id: UUID | str | Run, namespace: str | None = None, *, using: str 
         if state != Run.State.FAILED:
             needed = "failed" if successor is None else f"failed: it was continued as run {successor}, so retry that"
             raise RunStateError(wanted, state, needed)
-        _reopen(cursor, wanted)
+        cursor.execute(load("client_retry"), {"run_id": str(wanted)})
         hints.send_ready(alias)
     return Run.objects.using(alias).get(pk=wanted)
-
-
-def _reopen(cursor: Any, run_id: UUID) -> None:
-    """Let a run that is locked and has failed go on, and the children it failed of with it."""
-    parameters = {"run_id": str(run_id)}
-    cursor.execute(load("client_retry_children"), parameters)
-    for (child,) in cursor.fetchall():
-        cursor.execute(load("client_retry_lock"), {"run_id": str(child), "namespace": None})
-        row = cursor.fetchone()
-        # Somebody may have retried the child by itself: then its answer is on the way.
-        if row is not None and row[0] == Run.State.FAILED:
-            _reopen(cursor, child)
-    cursor.execute(load("client_retry"), parameters)
 
 
 def fork(run_id: UUID | str | Run, before: str, namespace: str | None = None, *, using: str | None = None) -> Run:
@@ -104,36 +90,27 @@ def fork(run_id: UUID | str | Run, before: str, namespace: str | None = None, *,
         row = cursor.fetchone()
         if row is None:
             raise RunNotFoundError(source)
-        parent, started_us = row
+        parent, started_us, now_us = row
+        identity = RunIdentity(source, parent_run_id=parent, started_us=started_us)
         cursor.execute(load("client_fork_history"), {"run_id": str(source)})
-        seqs = _shared([Event(*event) for event in cursor.fetchall()], before)
-        if seqs is None:
+        outline = [Event(*event) for event in cursor.fetchall()]
+        history, found = forked(outline, identity, fork_id, before, now_us)
+        # A run that was retried and that nobody has taken up again yet has still ended, as far as its history goes.
+        if not found and outline and outline[-1].type in (*TERMINAL, EventType.RUN_RETRIED):
             raise ValueError(f"before: the history of run {source} holds nothing about a command {before!r}")
-        mark = {
-            "run": str(fork_id),
-            "from": str(source),
-            "before": before,
-            "started": started_us,
-            "parent": None if parent is None else str(parent),
-        }
+        *shared, mark = history
         cursor.execute(
             load("client_fork"),
-            {"id": str(fork_id), "run_id": str(source), "seqs": seqs, "mark": json.dumps(mark)},
+            {
+                "id": str(fork_id),
+                "run_id": str(source),
+                "seqs": [int(event.name or 0) for event in shared],
+                "times": [event.time_us for event in shared],
+                "mark": mark.data,
+                "mark_time": mark.time_us,
+            },
         )
-        if cursor.fetchone() != (1, len(seqs)):
+        if cursor.fetchone() != (1, len(shared)):
             raise RunNotFoundError(source)  # deleted in this very moment
         hints.send_ready(alias)
     return Run.objects.using(alias).get(pk=fork_id)
-
-
-def _shared(history: list[Event], before: str) -> list[int] | None:
-    """Return the numbers of the events a fork shares; None if the run has ended and has no such command."""
-    kept: list[int] = []
-    for event in effective(history):
-        if event.command_id == before:
-            return kept
-        if event.type not in TERMINAL:
-            kept.append(event.seq)
-    # A run that was retried and that nobody has taken up again yet has still ended, as far as its history goes.
-    has_ended = bool(history) and history[-1].type in (*TERMINAL, EventType.RUN_RETRIED)
-    return None if has_ended else kept

@@ -47,6 +47,7 @@ class Asks:
         self._abandoned: list[Command] = []
         self._cancels: list[Command] = []
         self._generations: dict[str, int] = {}
+        self.retried_us: int | None = None
         self._timers: list[tuple[int, int, Command]] = []
         self._mailbox: dict[str, deque[Any]] = {}
         self._waiters: dict[str, deque[Command]] = {}
@@ -131,6 +132,7 @@ class Asks:
             run.id, command.id, definition, input_, options.namespace, options.attributes, options.key
         )
         command.child.generation = self._generations.get(command.id, 0)
+        command.child.retried_us = self.retried_us
         command.child.belong_to(run.id, command.id, self._loop.time_us)
         command.args = input_
         if options.key is not None or options.namespace is not None or options.attributes is not None:

@@ -47,6 +47,7 @@ class Execution:
         self.run = run
         self.arguments = arguments
         self.max_bytes = max_bytes
+        self._retried_us: int | None = None
         self._blank()
 
     def _blank(self) -> None:
@@ -93,6 +94,7 @@ class Execution:
             cancelled: why the run was cancelled before it began, or None. Its code then does not run at all.
         """
         events = list(history)
+        self._retried_us = resuming.last_retried_us(events)
         self._expect(events, *resuming.prepare(events, now_us))
         self._begin(now_us, cancelled)
 
@@ -106,6 +108,7 @@ class Execution:
             self.seq, self._last_us = events[-1].seq, events[-1].time_us
 
     def _begin(self, now_us: int, cancelled: str | None = None) -> None:
+        self.asks.retried_us = self._retried_us
         self.identities = resuming.identities(self.run, self._history)
         self.become(self.identities.pop(0))
         self.recorded = {e.command_id: e for e in self._history if e.type in DECISIONS and e.command_id}

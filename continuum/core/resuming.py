@@ -20,7 +20,17 @@ from continuum.exceptions import ReplayDriftError
 if TYPE_CHECKING:
     from continuum.core.execution import Execution
 
-__all__ = ["Retry", "effective", "forked", "forks_at_the_end", "identities", "live_through_again", "prepare", "resume"]
+__all__ = [
+    "Retry",
+    "effective",
+    "forked",
+    "forks_at_the_end",
+    "identities",
+    "last_retried_us",
+    "live_through_again",
+    "prepare",
+    "resume",
+]
 
 _CHILD_ENDINGS = frozenset({EventType.CHILD_COMPLETED, EventType.CHILD_FAILED})
 _ENDINGS = _CHILD_ENDINGS | {
@@ -43,7 +53,8 @@ class Retry:
         given_up: commands whose children the failed run had cancelled.
         dropped: the events left out.
         undone: commands that were undone by what is left out.
-        ended: commands of children whose outcomes are left out, and whether these are to be started anew.
+        ended: commands of children whose outcomes are left out, and whether these are to be started anew. A child that
+            failed is retried instead: whoever starts it finds it failed.
         kept: commands of children whose outcomes still count.
         signals: signals that nobody waits for yet on the new way: they are received again, after the history.
         at: the event that the code lives through.
@@ -86,7 +97,6 @@ class Retry:
             self.signals.append((event.name or "", json.dumps(data["payload"])))
             return
         if event.type in _CHILD_ENDINGS and event.command_id is not None:
-            # A child that failed the run is retried along with it.
             self.ended[event.command_id] = data["state"] != "failed" or event.command_id not in self.again
         if event.type in _ENDINGS and data.get("undoes") is not None:
             self.undone.add(data["undoes"])
@@ -97,10 +107,15 @@ class Retry:
 
     def record(self, run: Execution) -> str:
         """Return the data of the event that records it, as JSON text."""
-        renewed = [id_ for id_, anew in self.ended.items() if anew or id_ not in run.pending]
+        renewed = [id_ for id_, anew in self.ended.items() if anew]
         given_up = (id_ for id_ in self.given_up if id_ not in run.asks.given_up and id_ not in self.kept)
         renewed += [id_ for id_ in given_up if id_ not in self.ended]
         return json.dumps({"dropped": self.dropped, **({"renewed": renewed} if renewed else {})})
+
+
+def last_retried_us(events: list[Event]) -> int | None:
+    """Return when the run was retried last, or None."""
+    return next((event.time_us for event in reversed(events) if event.type == EventType.RUN_RETRIED), None)
 
 
 def effective(events: Iterable[Event]) -> list[Event]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg
 
@@ -43,7 +44,9 @@ async def write_family(connection: Connection, outboxes: list[tuple[LiveRun, Out
     """
     if children := [(live, child) for live, outbox in outboxes for child in outbox.children]:
         for chunk in _chunks(children):
-            await _start_children(connection, chunk)
+            started = await _start_children(connection, chunk)
+            if len(started) < len(chunk):
+                await _find_children(connection, [each for each in chunk if each[1].id not in started], sent)
         sent.ready = True
     successors = [(live, outbox.successor) for live, outbox in outboxes if outbox.successor is not None]
     if successors:
@@ -60,8 +63,9 @@ async def write_family(connection: Connection, outboxes: list[tuple[LiveRun, Out
         await _tell(connection, "outbox_report", sent, run_ids=plain_array([live.hex for live in ended]))
 
 
-async def _start_children(connection: Connection, children: list[tuple[LiveRun, ChildStart]]) -> None:
-    await connection.execute(
+async def _start_children(connection: Connection, children: list[tuple[LiveRun, ChildStart]]) -> set[UUID]:
+    """Start children; returns the ids of those that were not there before."""
+    cursor = await connection.execute(
         load("outbox_children"),
         {
             "parents": plain_array([live.hex for live, _ in children]),
@@ -76,6 +80,34 @@ async def _start_children(connection: Connection, children: list[tuple[LiveRun, 
         },
         prepare=True,
     )
+    return {row[0] for row in await cursor.fetchall()}
+
+
+async def _find_children(connection: Connection, children: list[tuple[LiveRun, ChildStart]], sent: Sent) -> None:
+    """See to children that were started before, and whose parents' histories know of no end.
+
+    One that failed before its parent was retried is retried as well. Of any other that has ended, the word is on its
+    way; unless it came at a time when nobody waited for it: then it is sent again.
+    """
+    cursor = await connection.execute(
+        load("outbox_children_ended"),
+        {
+            "parents": plain_array([live.hex for live, _ in children]),
+            "ids": plain_array([child.id.hex for _, child in children]),
+            "commands": text_array([child.reply_to for _, child in children]),
+            "retried": plain_array([child.retried_us for _, child in children]),
+        },
+    )
+    ended = await cursor.fetchall()
+    failed = [tip.hex for tip, to_be_retried in ended if to_be_retried]
+    if failed:
+        # Of two that want the same one is enough: what somebody holds is left to him.
+        cursor = await connection.execute(load("outbox_children_lock"), {"run_ids": plain_array(failed)})
+        for (run_id,) in await cursor.fetchall():
+            await connection.execute(load("client_retry"), {"run_id": run_id})
+    silent = [tip.hex for tip, to_be_retried in ended if not to_be_retried]
+    if silent:
+        await _tell(connection, "outbox_report", sent, run_ids=plain_array(silent))
 
 
 async def _begin_successors(connection: Connection, successors: list[tuple[LiveRun, Successor]]) -> None:

@@ -22,20 +22,16 @@ shared AS (
             WHEN event.type <> 'run_resumed' THEN event.data
             ELSE json_build_object('dropped', '[]'::json, 'renewed', coalesce(event.data -> 'renewed', '[]'))
         END,
-        event.recorded_at
-    FROM unnest(%(seqs)s::integer[]) WITH ORDINALITY AS kept (seq, place)
+        timestamptz 'epoch' + kept.time_us * interval '1 microsecond'
+    FROM ROWS FROM (unnest(%(seqs)s::integer[]), unnest(%(times)s::bigint[])) WITH ORDINALITY AS kept (seq, time_us, place)
     JOIN continuum_events AS event ON event.run_id = %(run_id)s AND event.seq = kept.seq
-    RETURNING recorded_at
-),
-counted AS (
-    SELECT count(*) AS events, max(recorded_at) AS recorded_at FROM shared
+    RETURNING seq
 ),
 marked AS (
     INSERT INTO continuum_events (run_id, seq, type, data, recorded_at)
-    SELECT
+    VALUES (
         %(id)s::uuid, cardinality(%(seqs)s::integer[]) + 1, 'run_forked', %(mark)s::json,
-        greatest(statement_timestamp(), counted.recorded_at)
-    FROM counted
+        timestamptz 'epoch' + %(mark_time)s::bigint * interval '1 microsecond'
+    )
 )
-SELECT (SELECT count(*) FROM forked), counted.events
-FROM counted
+SELECT (SELECT count(*) FROM forked), (SELECT count(*) FROM shared)
