@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -74,7 +75,8 @@ class Doomed:
         eventually(lambda: not _runs(pid) or is_over(), 30, message=f"a worker that dies {death}")
         died = not _runs(pid)
         if not died:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may die right now
+                os.kill(pid, signal.SIGKILL)
         assert int(self._server.stdout.readline()) == -signal.SIGKILL
         return died
 
@@ -90,7 +92,7 @@ def _runs(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone, or gone between opening and reading
         return False
 
 
