@@ -250,101 +250,36 @@ def blocked():
 
 
 class TestRetryWithChildren:
-    def parent_of(self, *children, failed):
-        """A failed run, from a function of the run that makes its children's events."""
+    """Children are retried by whoever takes their parent up again: see test_reopening_runs.py."""
+
+    def parent_of_failed_child(self, **options):
         run = RunFactory(state="failed", completed_at=datetime.now(UTC), error=ERROR)
-        events = [make(run) for make in children]
-        record(
-            run,
-            *(event for _, event in events if event is not None),
-            ("run_failed", None, {"type": "ChildError", "failed": failed}),
-        )
-        return run, [child for child, _ in events]
+        child, event = failed_child(run, "0:1", **options)
+        told = () if event is None or not options.get("told", True) else (event,)
+        record(run, *told, ("run_failed", None, {"type": "ChildError", "failed": ["0:1"]}))
+        return run, child
 
-    def states(self, *runs):
-        return [Run.objects.get(pk=run.pk).state for run in runs]
-
-    def test_the_failed_child_goes_on_too(self):
-        run, (child,) = self.parent_of(lambda run: failed_child(run, "0:1"), failed=["0:1"])
-        continuum.retry(run)
-        assert self.states(run, child) == ["suspended", "suspended"]
-        assert types(child) == ["run_failed", "run_retried"]
-
-    def test_down_to_the_descendant_that_failed(self):
-        def family(run):
-            child, event = failed_child(run, "0:1")
-            HistoryEvent.objects.filter(run_id=child.id).delete()
-            grandchild, told = failed_child(child, "0:7")
-            record(child, told, ("run_failed", None, {"type": "ChildError", "failed": ["0:7"]}))
-            self.family = child, grandchild
-            return child, event
-
-        run, _ = self.parent_of(family, failed=["0:1"])
-        continuum.retry(run)
-        assert self.states(run, *self.family) == ["suspended"] * 3
-
-    def test_a_failure_the_run_has_dealt_with_stays(self):
-        run, children = self.parent_of(
-            lambda run: failed_child(run, "0:1"), lambda run: failed_child(run, "0:2"), failed=["0:2"]
-        )
-        continuum.retry(run)
-        assert self.states(*children) == ["failed", "suspended"]
-
-    def test_a_failure_that_lies_unread_in_the_inbox_goes_on_too(self):
-        run, (child,) = self.parent_of(lambda run: (failed_child(run, "0:1", told=False)[0], None), failed=[])
-        continuum.retry(run)
-        assert self.states(child) == ["suspended"]
-        assert not InboxMessage.objects.filter(run_id=run.id).exists()
-
-    def test_the_report_of_a_child_that_is_gone_stays(self):
-        run, (child,) = self.parent_of(lambda run: (failed_child(run, "0:1", told=False)[0], None), failed=[])
-        child.delete()
-        continuum.retry(run)
-        assert InboxMessage.objects.filter(run_id=run.id).count() == 1
-
-    def test_the_last_of_several_answers_to_a_command_counts(self):
-        run, (old, new) = self.parent_of(
-            lambda run: failed_child(run, "0:1"),
-            lambda run: failed_child(run, "0:1"),
-            failed=["0:1"],
-        )
-        continuum.retry(run)
-        assert self.states(old, new) == ["failed", "suspended"]
-
-    @pytest.mark.parametrize("state", ["cancelled", "completed", "running", "suspended"])
-    def test_a_child_in_another_state_is_left_alone(self, state):
-        run, (child,) = self.parent_of(lambda run: failed_child(run, "0:1"), failed=["0:1"])
-        Run.objects.filter(id=child.id).update(state=state)
+    def test_the_child_stays_as_it_is_until_then(self):
+        run, child = self.parent_of_failed_child()
         before = columns(child)
         continuum.retry(run)
         assert columns(child) == before
 
-    def test_a_child_that_is_gone_is_no_obstacle(self):
-        run, (child,) = self.parent_of(lambda run: failed_child(run, "0:1"), failed=["0:1"])
-        child.delete()
-        assert continuum.retry(run).state == "suspended"
-
-    def test_a_child_that_was_continued_goes_on_at_its_tip(self):
-        run, (child,) = self.parent_of(lambda run: failed_child(run, "0:1"), failed=["0:1"])
-        tip = failed_run(parent_run_id=run.id, parent_command_id="0:1")
-        Run.objects.filter(id=child.id).update(state="completed", continued_to_run_id=tip.id)
+    def test_a_failure_that_lies_unread_in_the_inbox_is_not_told_any_more(self):
+        run, _ = self.parent_of_failed_child(told=False)
         continuum.retry(run)
-        assert self.states(child, tip) == ["completed", "suspended"]
+        assert not InboxMessage.objects.filter(run_id=run.id).exists()
+
+    def test_the_report_of_a_child_that_is_gone_stays(self):
+        run, child = self.parent_of_failed_child(told=False)
+        child.delete()
+        continuum.retry(run)
+        assert InboxMessage.objects.filter(run_id=run.id).count() == 1
 
     def test_a_child_may_be_retried_by_itself(self):
-        run, (child,) = self.parent_of(lambda run: failed_child(run, "0:1"), failed=["0:1"])
+        run, child = self.parent_of_failed_child()
         continuum.retry(child)
-        assert self.states(run, child) == ["failed", "suspended"]
-
-    def test_parent_and_child_retried_at_the_same_time_get_going_once(self):
-        run, (child,) = self.parent_of(lambda run: failed_child(run, "0:1"), failed=["0:1"])
-        with transaction.atomic():
-            continuum.retry(child)
-            other = Background(continuum.retry, run.id)
-            eventually(blocked)
-        other.result()
-        assert self.states(run, child) == ["suspended", "suspended"]
-        assert types(child) == ["run_failed", "run_retried"]
+        assert [Run.objects.get(pk=each.pk).state for each in (run, child)] == ["failed", "suspended"]
 
 
 HISTORY = [
@@ -463,7 +398,8 @@ class TestFork:
             (1, "0:1"), (2, None), (3, "0:2"), (4, "0.1:1"), (5, None), (6, "0:3"), (7, None),
         ]  # fmt: skip
         assert events[4].type == "run_resumed"
-        assert events[4].data == {"dropped": [], "renewed": ["0:9"]}  # by their old numbers, they would be others now
+        # By their old numbers, they would be others now.
+        assert events[4].data == {"dropped": [], "renewed": ["0:9"], "again": {}}
         assert events[5].data == {"result": 3}
 
     def test_before_a_command_whose_failure_was_dropped_is_before_its_next_event(self):

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import Any
 
 import pytest
 
 import continuum
-from continuum import activity, compensate_all, random, run_info, saga, side_effect, uuid4, wait_signal, workflow
+from continuum import (
+    activity,
+    compensate_all,
+    continue_as_new,
+    random,
+    run_info,
+    saga,
+    side_effect,
+    uuid4,
+    wait_signal,
+    workflow,
+)
 from continuum.models import Run
 from tests.app import workflows as flows
 from tests.app.models import Effect
@@ -293,10 +305,110 @@ class TestRetryWithChildren:
         continuum.signal(second, "go", "heard")
         assert went_on(run) == "heard"
 
+    def test_down_to_the_descendant_that_failed(self):
+        broken.add("b")
+        run = started(grandparent, ["a", "b"])
+        broken.clear()
+        assert went_on(continuum.retry(run)) == ["a", "b", "parent again"]
+        assert marks() == ["parent", "a", "b", "b", "parent again"]
+        assert Run.objects.count() == 3
+
+    def test_a_failure_the_run_has_dealt_with_stays(self):
+        broken.update(["a", "b"])
+        run = started(forgives, "a", "b")
+        assert run.state == "failed"
+        broken.clear()
+        assert went_on(continuum.retry(run)) == ["forgiven", ["b"]]
+        assert marks() == ["a", "b", "b"]
+
+    def test_a_child_that_failed_while_nobody_waited_goes_on_too(self):
+        broken.update(["a", "b"])
+        run = continuum.start(two_at_once, "a", "b")
+        run_until_idle()
+        assert continuum.get_run(run).state == "failed"
+        assert set(Run.objects.filter(parent_run_id=run.id).values_list("state", flat=True)) == {"failed"}
+        broken.clear()
+        assert went_on(continuum.retry(run)) == [["a"], ["b"]]
+        assert sorted(marks()) == ["a", "a", "b", "b"]
+
+    def test_a_child_that_was_continued_goes_on_at_its_tip(self):
+        broken.add("second")
+        run = started(awaits_continued)
+        assert run.state == "failed"
+        broken.clear()
+        assert went_on(continuum.retry(run)) == "second"
+        assert marks() == ["first", "second", "second"]
+
+    def test_a_child_that_failed_after_a_step_that_was_undone_runs_once_more_and_not_twice(self):
+        broken.add("b")
+        run = started(books_with_child, ["a", "b"])
+        assert marks() == ["hotel", "a", "b", "undo hotel"]
+        broken.clear()
+        assert went_on(continuum.retry(run)) == ["a", "b"]
+        assert marks() == ["hotel", "a", "b", "undo hotel", "hotel", "b"]
+        assert Run.objects.filter(parent_run_id=run.id).count() == 1
+
+    def test_a_child_that_ends_before_the_code_waits_for_it_again_is_heard(self):
+        broken.add("b")
+        run = started(books_with_child, ["a", "b"])
+        broken.clear()
+        (failed,) = Run.objects.filter(parent_run_id=run.id)
+        assert went_on(continuum.retry(failed)) == ["a", "b"]
+        assert went_on(continuum.retry(run)) == ["a", "b"]
+        assert marks().count("b") == 2
+
+    def test_a_worker_that_dies_after_the_retry_does_not_retry_the_child_twice(self):
+        broken.add("b")
+        run = started(parent, ["a", "b"])
+        continuum.retry(run)
+        run_until_idle()  # the child fails once more, and so does the run
+        assert continuum.get_run(run).state == "failed"
+        assert marks().count("b") == 2
+        broken.clear()
+        assert went_on(continuum.retry(run)) == ["a", "b", "parent again"]
+        assert marks() == ["parent", "a", "b", "b", "b", "parent again"]
+
 
 @workflow
 async def awaits_listener() -> Any:
     return await flows.listens()
+
+
+@workflow
+async def grandparent(names: list[str]) -> list[str]:
+    return await parent(names)
+
+
+@workflow
+async def forgives(first: str, second: str) -> list[Any]:
+    with contextlib.suppress(continuum.ChildError):
+        await child([first])
+    return ["forgiven", await child([second])]
+
+
+@workflow
+async def two_at_once(first: str, second: str) -> list[Any]:
+    return await asyncio.gather(child([first]), child([second]))
+
+
+@workflow
+async def continues_once(name: str = "first") -> str:
+    await do(name)
+    if name == "first":
+        continue_as_new("second")
+    return name
+
+
+@workflow
+async def awaits_continued() -> str:
+    return await continues_once()
+
+
+@workflow
+async def books_with_child(names: list[str]) -> list[str]:
+    async with saga():
+        await do("hotel").compensated_by(undo.bind("hotel"))
+        return await child(names)
 
 
 class TestFork:

@@ -13,6 +13,8 @@ from uuid import UUID
 from continuum import values
 from continuum.core.children import ChildStart
 from continuum.core.commands import Command
+from continuum.core.drift import same
+from continuum.core.history import fingerprint
 from continuum.core.loop import LAST_US, DeterministicLoop, TimerHandle
 from continuum.exceptions import ChildDepthError
 
@@ -48,6 +50,8 @@ class Asks:
         self._cancels: list[Command] = []
         self._generations: dict[str, int] = {}
         self.retried_us: int | None = None
+        # Children that are there already, by the command yet to come: workflow, arguments, run id.
+        self.known: dict[str, list[Any]] = {}
         self._timers: list[tuple[int, int, Command]] = []
         self._mailbox: dict[str, deque[Any]] = {}
         self._waiters: dict[str, deque[Command]] = {}
@@ -138,6 +142,9 @@ class Asks:
         if options.key is not None or options.namespace is not None or options.attributes is not None:
             said = {"id": options.key, "namespace": options.namespace, "attributes": options.attributes}
             command.args = f'{{"input":{input_},"options":{json.dumps(said)}}}'
+        name, args, child_id = self.known.get(command.id, (None, None, None))
+        if name == command.name and same(args, json.loads(fingerprint(command.args))):
+            command.child.id = UUID(child_id)
         self._issued.append(command)
 
     def cancel_child(self, command: Command, reason: str) -> None:
@@ -171,6 +178,7 @@ class Asks:
     def renew(self, command_id: str, run_id: UUID) -> None:
         """The child of a command has ended in vain: another is to be started in its place, now or later."""
         self._generations[command_id] = generation = self._generations.get(command_id, 0) + 1
+        self.known.pop(command_id, None)
         command = self.pending.get(command_id)
         if command is not None and command.kind == "child":
             command.child.generation = generation

@@ -123,6 +123,7 @@ def _cancel_requested(run: Execution, event: Event, data: dict[str, Any]) -> Non
 
 
 def _run_resumed(run: Execution, event: Event, data: dict[str, Any]) -> None:
+    run.asks.known.update(data.get("again", {}))
     for command_id in data.get("renewed", ()):
         run.asks.renew(command_id, run.run.id)
 

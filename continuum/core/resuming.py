@@ -55,6 +55,7 @@ class Retry:
         undone: commands that were undone by what is left out.
         ended: commands of children whose outcomes are left out, and whether these are to be started anew. A child that
             failed is retried instead: whoever starts it finds it failed.
+        failed: the children that are to be retried, by command: workflow, arguments as the journal has them, run id.
         kept: commands of children whose outcomes still count.
         signals: signals that nobody waits for yet on the new way: they are received again, after the history.
         at: the event that the code lives through.
@@ -67,6 +68,7 @@ class Retry:
     dropped: list[int] = field(default_factory=list)
     undone: set[str] = field(default_factory=set)
     ended: dict[str, bool] = field(default_factory=dict)
+    failed: dict[str, list[Any]] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     signals: list[tuple[str, str]] = field(default_factory=list)
     at: int = 0
@@ -97,7 +99,9 @@ class Retry:
             self.signals.append((event.name or "", json.dumps(data["payload"])))
             return
         if event.type in _CHILD_ENDINGS and event.command_id is not None:
-            self.ended[event.command_id] = data["state"] != "failed" or event.command_id not in self.again
+            self.ended[event.command_id] = anew = data["state"] != "failed" or event.command_id not in self.again
+            if not anew:
+                self.failed[event.command_id] = [event.name, data["args"], data["child"]]
         if event.type in _ENDINGS and data.get("undoes") is not None:
             self.undone.add(data["undoes"])
 
@@ -110,7 +114,13 @@ class Retry:
         renewed = [id_ for id_, anew in self.ended.items() if anew]
         given_up = (id_ for id_ in self.given_up if id_ not in run.asks.given_up and id_ not in self.kept)
         renewed += [id_ for id_ in given_up if id_ not in self.ended]
-        return json.dumps({"dropped": self.dropped, **({"renewed": renewed} if renewed else {})})
+        record: dict[str, Any] = {"dropped": self.dropped}
+        if renewed:
+            record["renewed"] = renewed
+        # The id of a child tells when it was asked for, and these will be asked for later than they were.
+        if later := {id_: child for id_, child in self.failed.items() if id_ not in run.pending}:
+            record["again"] = later
+        return json.dumps(record)
 
 
 def last_retried_us(events: list[Event]) -> int | None:

@@ -215,7 +215,7 @@ class Driver:
         self.abandoned: list[str] = []
         self.children: dict[UUID, ChildStart] = {}  # started ones, by run id
         self.cancelled: dict[UUID, str | None] = {}  # why children were cancelled
-        self.ended: dict[UUID, str] = {}  # what children have come to, and told; they do so once
+        self.ended: dict[UUID, tuple[str, int]] = {}  # what children have come to, and told, and when; they do so once
         self.taken_up = 0  # how many events there were when the run was last retried or forked
         self.messages: list[Message] = []
         self._sent = 0
@@ -242,15 +242,9 @@ class Driver:
         self.execution.close()
 
     def retry(self, *, definition: WorkflowDefinition | None = None) -> Driver:
-        """Retry the run, which has failed, with the children that failed it; perhaps with other code."""
+        """Retry the run, which has failed; perhaps with other code."""
         assert self.outcome is not None
         assert self.outcome.state == "failed", self.outcome
-        failed = json.loads(self.history[-1].data).get("failed", ())
-        for event in effective(self.history):
-            if event.type == EventType.CHILD_FAILED and event.command_id in failed:
-                child = UUID(json.loads(event.data)["child"])
-                if self.ended.get(child) == "failed":
-                    del self.ended[child]
         self.execution.close()
         self.clock_us += STEP_US
         self.history.append(Event(len(self.history) + 1, EventType.RUN_RETRIED, None, None, "{}", self.clock_us))
@@ -274,6 +268,9 @@ class Driver:
         for command in commands:
             if command.kind == "child":
                 self.children.setdefault(command.child.id, command.child)
+                state, when_us = self.ended.get(command.child.id, ("", 0))
+                if state == "failed" and when_us < (command.child.retried_us or 0):
+                    del self.ended[command.child.id]  # it is retried along with its parent
         for command in cancels:
             self.cancelled.setdefault(command.child.id, command.cancelled)
             self.outstanding[command.id] = command
@@ -373,7 +370,7 @@ class Driver:
             result = None if run.outcome.result is None else json.loads(run.outcome.result)
             told |= {"state": run.outcome.state, "result": result, "error": run.outcome.error}
             run.close()
-        self.ended[child.id] = told["state"]
+        self.ended[child.id] = told["state"], self.clock_us
         assert self.execution.child_ended(child.reply_to, json.dumps(told), self.clock_us)
 
     def _timer(self, command: Command) -> None:

@@ -20,7 +20,10 @@ shared AS (
         %(id)s::uuid, kept.place, event.type, event.command_id, event.name,
         CASE
             WHEN event.type <> 'run_resumed' THEN event.data
-            ELSE json_build_object('dropped', '[]'::json, 'renewed', coalesce(event.data -> 'renewed', '[]'))
+            ELSE json_build_object(
+                'dropped', '[]'::json,
+                'renewed', coalesce(event.data -> 'renewed', '[]'), 'again', coalesce(event.data -> 'again', '{}')
+            )
         END,
         timestamptz 'epoch' + kept.time_us * interval '1 microsecond'
     FROM ROWS FROM (unnest(%(seqs)s::integer[]), unnest(%(times)s::bigint[])) WITH ORDINALITY AS kept (seq, time_us, place)
