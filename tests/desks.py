@@ -16,7 +16,7 @@ from continuum.worker.connections import connect
 from continuum.worker.journal import JOURNAL_SESSION, Journal
 from continuum.worker.leases import Lease
 from continuum.worker.live import Entry, LiveRun, RowUpdate
-from continuum.worker.outbox import write_outbox
+from continuum.worker.outbox_writing import write_outbox
 from continuum.worker.sql import load
 from tests.app import workflows as flows
 

@@ -11,8 +11,9 @@ from django.db import connection
 import continuum
 from continuum.models import ActivityResult, Run
 from continuum.worker.connections import connect
-from continuum.worker.keys import KeyOutcome, KeyRequest, Keys, KeyState, key_id, write_outcomes
+from continuum.worker.keys import KeyRequest, Keys, KeyState, key_id, write_outcomes
 from continuum.worker.links import Link
+from continuum.worker.outbox import KeyOutcome
 from tests.app import attempt_workflows as flows, workflows
 from tests.app.models import Effect
 from tests.factories import RunFactory

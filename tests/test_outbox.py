@@ -15,7 +15,8 @@ from continuum.worker import claims
 from continuum.worker.family import MOST_BYTES
 from continuum.worker.forwarding import find_strays, forward
 from continuum.worker.live import Entry
-from continuum.worker.outbox import Cancellation, write_outbox
+from continuum.worker.outbox import Cancellation
+from continuum.worker.outbox_writing import write_outbox
 from continuum.worker.sql import load
 from tests.app import workflows as flows
 from tests.desks import child, continued, desks, ended, quiet, rows, starting, told_to_stop

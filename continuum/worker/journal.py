@@ -17,7 +17,8 @@ import psycopg
 from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.connections import Backoff
 from continuum.worker.live import Entry, LiveRun, RowUpdate
-from continuum.worker.outbox import Sent, write_outbox
+from continuum.worker.outbox import Sent
+from continuum.worker.outbox_writing import write_outbox
 from continuum.worker.sql import load
 
 __all__ = ["JOURNAL_SESSION", "Journal"]

@@ -10,8 +10,9 @@ from uuid import UUID
 from continuum.core.commands import Command
 from continuum.worker.attempt import Attempt
 from continuum.worker.connections import Backoff
-from continuum.worker.keys import KeyAnswer, KeyOutcome, KeyRequest, Keys, KeyState, key_id
+from continuum.worker.keys import KeyAnswer, KeyRequest, Keys, KeyState, key_id
 from continuum.worker.live import LiveRun
+from continuum.worker.outbox import KeyOutcome
 from continuum.worker.queues import DEFAULT_QUEUE
 
 if TYPE_CHECKING:

@@ -19,12 +19,13 @@ import psycopg
 from continuum import ids
 from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.links import Link
+from continuum.worker.outbox import KeyOutcome
 from continuum.worker.sql import load
 
 if TYPE_CHECKING:
     from continuum.worker.attempt import Attempt
 
-__all__ = ["KeyAnswer", "KeyOutcome", "KeyRequest", "KeyState", "Keys", "keep_value", "key_id", "write_outcomes"]
+__all__ = ["KeyAnswer", "KeyRequest", "KeyState", "Keys", "keep_value", "key_id", "write_outcomes"]
 
 # Requests answered by one round.
 MOST_ASKED = 1_000
@@ -52,15 +53,6 @@ class KeyAnswer(NamedTuple):
 
     state: KeyState
     value_json: str | None = None
-
-
-class KeyOutcome(NamedTuple):
-    """What becomes of a key that a command may hold: its result as JSON text, or None to give it back."""
-
-    key_id: UUID
-    run_id: UUID
-    command_id: str
-    value_json: str | None
 
 
 def key_id(activity: str, key: str) -> UUID:
