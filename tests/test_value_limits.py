@@ -9,6 +9,7 @@ from django.db import connection
 
 import continuum
 from continuum import DurableValueError, activity, continue_as_new, set_progress, side_effect, start_child, workflow
+from continuum.core.failures import describe_exception
 from continuum.models import ActivityTask, HistoryEvent, InboxMessage, Run
 from tests.workers import run_until_idle
 
@@ -219,3 +220,24 @@ class TestFromWorkflows:
         run_until_idle()
         assert continuum.result(run) == 5
         assert called == [1]
+
+
+@workflow
+async def cancels_with(size: int) -> str:
+    child = await start_child(takes, "x")
+    child.cancel(text_of(size))
+    return "cancelled"
+
+
+def test_the_reason_a_workflow_cancels_its_child_with():
+    run = continuum.start(cancels_with, LIMIT + 1)
+    run_until_idle()
+    error = continuum.get_run(run).error
+    assert (error["type"], error["message"].split(":")[0]) == ("DurableValueError", "reason")
+
+
+def test_details_of_a_failure_are_left_out_rather_than_the_failure(settings):
+    details = {"lines": ["x" * 300_000]}
+    described = describe_exception(continuum.NonRetryableError("too much to say", details))
+    assert described["message"] == "too much to say"
+    assert described["details"] == "<details of 300,015 bytes are left out: the limit is 262,144 bytes>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from typing import Any
@@ -13,17 +14,21 @@ _ENGINE_FOLDERS = tuple(os.path.join(_ENGINE, name) + os.sep for name in ("core"
 _ASYNCIO = os.path.dirname(os.path.abspath(__import__("asyncio").__file__)) + os.sep
 _MAX_TRACEBACK = 16 * 1024
 _MAX_MESSAGE = 4 * 1024
+_MAX_DETAILS = 256 * 1024
 
 
 def describe_exception(exc: BaseException) -> dict[str, Any]:
     """Return ``{"type", "message", "traceback", "details"}`` of an exception, made of JSON values only.
 
     The traceback leaves out the engine's own frames and asyncio's, so that it starts in the user's code; it keeps
-    causes and is cut in the middle beyond 16 KiB.
+    causes and is cut in the middle beyond 16 KiB. Details of more than 256 KiB are left out.
     """
     try:
         details = getattr(exc, "details", None)
         details = details if _is_json(details) else repr(details)
+        size = len(json.dumps(details))
+        if size > _MAX_DETAILS:
+            details = f"<details of {size:,} bytes are left out: the limit is {_MAX_DETAILS:,} bytes>"
     except Exception:  # an odd attribute must not hide the failure itself; a list may hold itself
         details = None
     return {

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any, NoReturn
 from uuid import UUID
 
+from continuum import values
 from continuum.core.children import ChildOptions
 from continuum.core.commands import Command
 from continuum.core.definitions import WorkflowDefinition, registry
@@ -51,6 +52,7 @@ class Child:
         """Ask the child to cancel itself; awaiting it tells what it made of that. Nothing happens if it has ended."""
         if not isinstance(reason, str):
             raise TypeError(f"reason must be a string, not {reason!r}")
+        values.encode(reason, path="reason", max_bytes=self._execution.max_bytes)
         self._execution.asks.cancel_child(self._command, reason)
 
     def __await__(self) -> Generator[Any, Any, Any]:
