@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from continuum.exceptions import ContinuumError
@@ -14,8 +13,8 @@ __all__ = [
     "ActivityInfo",
     "NotInActivityError",
     "activity_info",
-    "current_activity",
-    "current_heartbeat",
+    "Attempt",
+    "current_attempt",
     "heartbeat",
 ]
 
@@ -43,11 +42,18 @@ class ActivityInfo:
     idempotency_key: str | None = None
 
 
-current_activity: ContextVar[ActivityInfo] = ContextVar("continuum_activity")
-"""Set by whoever runs an attempt, in the context the attempt runs in."""
+class Attempt(Protocol):
+    """What the code of an activity may ask of its attempt."""
 
-current_heartbeat: ContextVar[Callable[[Any], None]] = ContextVar("continuum_heartbeat")
-"""Likewise: what takes the attempt's heartbeats. It may be called from any thread, thousands of times a second."""
+    def info(self) -> ActivityInfo:
+        """Return what is known about it."""
+
+    def beat(self, details: Any) -> None:
+        """Take a heartbeat: from any thread, thousands of times a second."""
+
+
+current_attempt: ContextVar[Attempt] = ContextVar("continuum_attempt")
+"""Set by whoever runs an attempt, in the context the attempt runs in."""
 
 
 def activity_info() -> ActivityInfo:
@@ -60,7 +66,7 @@ def activity_info() -> ActivityInfo:
         NotInActivityError: no activity is running here.
     """
     try:
-        return current_activity.get()
+        return current_attempt.get().info()
     except LookupError:
         raise NotInActivityError(
             "activity_info() only works inside an activity that a worker runs. A plain call, such as "
@@ -91,10 +97,10 @@ def heartbeat(details: Any = None) -> None:
             heartbeat(page + 1)
     """
     try:
-        beat = current_heartbeat.get()
+        attempt = current_attempt.get()
     except LookupError:
         raise NotInActivityError(
             "heartbeat() only works inside an activity that a worker runs. A plain call, such as "
             "`my_activity.call(...)` in a test, is no attempt: nobody waits for its heartbeats."
         ) from None
-    beat(details)
+    attempt.beat(details)

@@ -9,7 +9,10 @@ from typing import Any
 from continuum.core.durations import seconds
 from continuum.core.retry import Retry
 
-__all__ = ["ActivityOptions", "activity_options"]
+__all__ = ["DEFAULT_QUEUE", "ActivityOptions", "activity_options"]
+
+#: The queue of activities that name none, and the one whose workers run workflows.
+DEFAULT_QUEUE = "default"
 
 _LONGEST_QUEUE = 100
 _LONGEST_KEY = 500
@@ -26,6 +29,7 @@ class ActivityOptions:
         queue: the queue whose workers carry it out; None for the run's own worker.
         priority: among the tasks of a queue, a higher one goes first.
         idempotency_key: a key, or what makes one of the arguments; None for none.
+        elsewhere: it names a queue or a priority, so that others than the run's own worker may carry it out.
         transactional: the database alias whose transaction holds its writes and its record, True for Continuum's own,
             False for none.
     """
@@ -37,6 +41,10 @@ class ActivityOptions:
     priority: int = 0
     idempotency_key: Callable[..., str | None] | str | None = None
     transactional: bool | str = False
+    elsewhere: bool = field(init=False, repr=False, compare=False, default=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "elsewhere", self.priority != 0 or self.queue not in (None, DEFAULT_QUEUE))
 
     def key_of(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> str | None:
         """Return the idempotency key of a call, or None.

@@ -14,7 +14,7 @@ from typing import Any
 
 from continuum import values
 from continuum.conf import settings as continuum_settings
-from continuum.core.activity_context import current_activity, current_heartbeat
+from continuum.core.activity_context import current_attempt
 from continuum.core.failures import describe_exception
 from continuum.worker import instances
 from continuum.worker.attempt import Attempt, AttemptResult
@@ -190,8 +190,7 @@ class ActivityExecutor:
         connections.after()
 
     def _call(self, attempt: Attempt) -> str:
-        current_activity.set(attempt.info())
-        current_heartbeat.set(attempt.beat)
+        current_attempt.set(attempt)
         args, kwargs = instances.load(attempt, *attempt.arguments())
         return self._encode(attempt, attempt.definition.fn(*args, **kwargs))
 
@@ -212,8 +211,7 @@ class ActivityExecutor:
         attempt.started = time.monotonic()
         value_json, error = None, None
         try:
-            current_activity.set(attempt.info())
-            current_heartbeat.set(attempt.beat)
+            current_attempt.set(attempt)
             args, kwargs = await instances.aload(attempt, *attempt.arguments())
             value_json = self._encode(attempt, await attempt.definition.fn(*args, **kwargs))
         except BaseException as exc:

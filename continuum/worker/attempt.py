@@ -21,9 +21,11 @@ __all__ = ["Attempt", "AttemptResult"]
 HEARTBEAT_BYTES = 16 * 1024
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Attempt:
     """One attempt of an activity that is to be made.
+
+    Without slots: what is not given stays with the class until it changes, which for most attempts it never does.
 
     Attributes:
         run_id: the run that asks for it.

@@ -41,11 +41,7 @@ class Queued:
 
     def is_queued(self, options: ActivityOptions) -> bool:
         """Tell whether an activity is for the workers of a queue rather than for the run's own."""
-        return (
-            self._default_is_limited
-            or options.priority != 0
-            or (options.queue is not None and options.queue != DEFAULT_QUEUE)
-        )
+        return options.elsewhere or self._default_is_limited
 
     def route(self, live: LiveRun, commands: list[Command]) -> list[Command]:
         """Have the commands that are for a queue sent along with the step's record; returns the others."""
@@ -54,7 +50,7 @@ class Queued:
             if command.id in live.queued:
                 continue
             # One with an idempotency key has to get hold of that first.
-            if command.key is not None or not self.is_queued(command.options):
+            if command.key is not None or not (command.options.elsewhere or self._default_is_limited):
                 stays.append(command)
             else:
                 self.send(live, command, command.options.queue or DEFAULT_QUEUE)

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["DEFAULT_QUEUE", "Queues", "RateLog"]
+from continuum.core.options import DEFAULT_QUEUE
 
-DEFAULT_QUEUE = "default"
-"""The queue of activities that name none, and the one whose workers run workflows."""
+__all__ = ["DEFAULT_QUEUE", "Queues", "RateLog"]
 
 # From the moment a start is noted to the first line of the activity's code time passes, and not always the same.
 _MARGIN = 0.05

@@ -18,10 +18,9 @@ def send(journal: Journal, live: LiveRun, commands: list[Command], cancels: Iter
 
     Children are started, and cancelled, in the commit of what led to it: whoever replays that finds it done.
     """
-    left = commands
-    if any(command.kind == "child" for command in commands):
-        left = [command for command in commands if command.kind != "child"]
-        children = [command.child for command in commands if command.kind == "child"]
+    left = [command for command in commands if command.child is None]
+    if len(left) < len(commands):
+        children = [command.child for command in commands if command.child is not None]
         entry = journal.entry(live)
         entry.send().children += children
         entry.size += sum(len(child.input) for child in children)

@@ -14,11 +14,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 from continuum import values
-from continuum.core.activity_context import ActivityInfo, current_activity
+from continuum.core.activity_context import ActivityInfo, current_attempt
 from continuum.core.children import ChildStart
 from continuum.core.commands import Command
 from continuum.core.definitions import WorkflowDefinition
@@ -398,12 +399,13 @@ class Driver:
         if self.perform is not None:
             return self.perform(command)
         args, kwargs = command.definition.decode_arguments(command.args)
-        token = current_activity.set(ActivityInfo(self.run.id, command.name or "", command.attempt))
+        info = ActivityInfo(self.run.id, command.name or "", command.attempt)
+        token = current_attempt.set(SimpleNamespace(info=lambda: info))
         try:
             result = self.mocks.get(command.name or "", command.definition.fn)(*args, **kwargs)
             return asyncio.run(result) if asyncio.iscoroutine(result) else result
         finally:
-            current_activity.reset(token)
+            current_attempt.reset(token)
 
     def _next_attempt_us(self, command: Command, exc: Exception) -> int | None:
         retry = command.options.retry
