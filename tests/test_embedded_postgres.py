@@ -140,9 +140,9 @@ def test_a_temporary_server_leaves_nothing():
 
 
 def test_options_reach_the_server(base_dir):
-    with EmbeddedPostgres(base_dir, QUICK | {"application_name": "it's a \"test\""}) as server:
+    with EmbeddedPostgres(base_dir, QUICK | {"application_name": 'it\'s a "test"'}) as server:
         assert one(server, "show max_connections") == "20"
-        assert one(server, "show application_name") == "it's a \"test\""
+        assert one(server, "show application_name") == 'it\'s a "test"'
 
 
 def test_the_server_is_not_reachable_by_network(base_dir):

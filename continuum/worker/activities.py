@@ -136,7 +136,7 @@ class ActivityExecutor:
         self._async_limit = threads * ASYNC_PER_THREAD
         self._async_waiting: deque[Attempt] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
+        self._closing = self._cut_short = False
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -183,6 +183,7 @@ class ActivityExecutor:
             async with asyncio.timeout(timeout):
                 await self._quiet.wait()
         left = self.busy
+        self._cut_short = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -242,8 +243,8 @@ class ActivityExecutor:
             args, kwargs = _arguments(attempt)
             value_json = self._encode(attempt, await attempt.definition.fn(*args, **kwargs))
         except BaseException as exc:
-            if attempt.settled:
-                return
+            if attempt.settled or self._cut_short:
+                return  # in the latter case it runs again elsewhere: a drain is not the activity's failure
             if isinstance(exc, asyncio.CancelledError) and attempt.timed_out:
                 error = _timeout_failure(attempt, describe_exception(exc)["traceback"])
             else:

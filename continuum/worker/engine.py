@@ -19,7 +19,6 @@ from continuum.core.commands import Command
 from continuum.core.definitions import registry
 from continuum.core.execution import Execution, Outcome
 from continuum.core.history import Event
-from continuum.exceptions import ReplayDriftError
 from continuum.worker import rows, sending, setbacks
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.attempts import Attempts
@@ -29,6 +28,7 @@ from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, LiveRun, Message
 from continuum.worker.mail import Mail
 from continuum.worker.summaries import Summaries
+from continuum.worker.suspects import Suspects
 from continuum.worker.timers import Timers
 
 __all__ = ["Engine"]
@@ -84,6 +84,7 @@ class Engine:
         self.draining = False
         self.finished = 0
         self._change = asyncio.Event()
+        self.suspects = Suspects(loop, self._change.set)
         self.mail = Mail(self, clock)
         self.attempts = Attempts(self, clock, timers, self._change.set)
         timers.wanted = _wanted
@@ -125,11 +126,8 @@ class Engine:
         try:
             try:
                 fn(live, *args)
-            except ReplayDriftError as drift:
-                setbacks.park(self.journal, live, drift)
-                self._leave(live)
-            except Exception:
-                setbacks.quarantine(self.journal, self._clock, live)
+            except Exception as error:
+                setbacks.see_to(self.journal, self._clock, live, error)
                 self._leave(live)
         except Exception:
             logger.critical("run %s: cannot be given back; the end of the lease frees it", live.id, exc_info=True)
@@ -147,17 +145,21 @@ class Engine:
         execution = Execution(definition, claimed.identity, claimed.input, max_bytes=self._max_value_bytes)
         live = LiveRun(claimed.identity.id, claimed.token, definition, execution, claimed.claimed_us)
         live.deadline_us = claimed.deadline_us
+        live.recorded = history[-1].seq if history else 0
+        live.recoveries = claimed.recoveries
         known = self.live.get(live.id)
         if known is not None:
             self.lose(known)
         self.live[live.id] = live
         self.set_active(live, True)
         live.replaying = True
+        self.suspects.admit(live)
         live.seen.update(message.id for message in messages)
         self._make_room()
         self.post(self._begin, live, history, messages, claimed.is_new)
 
     def _begin(self, live: LiveRun, history: list[Event], messages: list[Message], is_new: bool) -> None:
+        self.suspects.judge(live)
         # Only of a run that nobody claimed before is it certain that its code has done nothing yet: one without history
         # may have begun an activity, and be due to clean up.
         cancelled = next((m for m in messages if m.kind == "cancel"), None) if is_new else None
@@ -215,6 +217,8 @@ class Engine:
             entry.events += journal
             for event in journal:
                 entry.size += len(event.data)
+            if live.recoveries:
+                self.summaries.clear(live, entry)
         if abandoned:
             self.attempts.abandon(live, abandoned)
         if commands or cancels:
@@ -258,6 +262,8 @@ class Engine:
                 else:
                     released.append(live.id)
                 continue
+            if live.recoveries and update is not None and update.recoveries == 0:
+                self.suspects.cleared(live)
             if entry.commands:
                 self.attempts.start(live, entry.commands)
             self._settle(live)
@@ -326,6 +332,7 @@ class Engine:
         live.leaving = True
         if self.live.get(live.id) is live:
             del self.live[live.id]
+        self.suspects.over(live)
         self.set_active(live, False)
 
     def _make_room(self) -> None:
@@ -343,6 +350,8 @@ class Engine:
     def _settle(self, live: LiveRun) -> None:
         self.summaries.touch(live)
         self.set_active(live, bool(live.unacknowledged or live.attempts or live.replaying))
+        if live.recoveries and not live.active:
+            self.summaries.clear_if_quiet(live, self._clock.now_us())
 
     def set_active(self, live: LiveRun, active: bool) -> None:
         """Note whether a run makes progress."""
@@ -360,7 +369,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether anything is being done, or is about to be tried again."""
-        return bool(self.active or self.attempts.waiting or self._work)
+        return bool(self.active or self.attempts.waiting or self._work or self.suspects.trying)
 
     async def idle(self) -> None:
         """Wait until no run makes progress."""

@@ -20,6 +20,7 @@ import psycopg
 
 from continuum.worker.connections import Backoff, brief
 from continuum.worker.sql import load
+from continuum.worker.suspects import chances
 
 __all__ = [
     "LOCK_CLASS",
@@ -274,8 +275,9 @@ async def _suspects(connection: psycopg.AsyncConnection[Any], me: int) -> dict[i
 async def _release(connection: psycopg.AsyncConnection[Any], owners: list[int]) -> int:
     # Batches, each committed on its own, keep the locks short and let other survivors claim while this goes on.
     released = 0
+    parameters = {"owners": owners, "batch": RELEASE_BATCH, **chances()}
     while True:
-        cursor = await connection.execute(load("runs_release_dead"), {"owners": owners, "batch": RELEASE_BATCH})
+        cursor = await connection.execute(load("runs_release_dead"), parameters)
         released += cursor.rowcount
         if cursor.rowcount == 0:
             return released

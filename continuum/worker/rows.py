@@ -62,9 +62,10 @@ def parked(live: LiveRun, drift: ReplayDriftError) -> RowUpdate:
     return RowUpdate("stuck_unknown_version", False, error=json.dumps(error))
 
 
-def quarantined(until_us: int) -> RowUpdate:
+def quarantined(until_us: int, *, recoveries: int | None = None, error: dict[str, Any] | None = None) -> RowUpdate:
     """Something went wrong that is not the run's doing, or cannot be told: try again later."""
-    return RowUpdate("suspended", False, next_wakeup_us=until_us)
+    said = None if error is None else json.dumps(error)
+    return RowUpdate("suspended", False, next_wakeup_us=until_us, error=said, recoveries=recoveries)
 
 
 def released(live: LiveRun, now_us: int) -> RowUpdate:
@@ -100,6 +101,8 @@ def summary(live: LiveRun) -> RowUpdate:
         waiting_on=_waiting_on(live),
         next_wakeup_us=min(due) if due else None,
         progress=execution.progress,
+        # One that waits for others to do something has done what it could, and its worker lives.
+        recoveries=None if live.attempts and live.recoveries else 0,
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs that cannot go on as they are: parked, left alone for a while, or failed because their record is refused.
+"""Runs that cannot go on as they are: parked, given up, left alone for a while, or failed as their record is refused.
 
 Each of them leaves its worker with a row that says why; none of them may hold up another run.
 """
@@ -6,20 +6,46 @@ Each of them leaves its worker with a row that says why; none of them may hold u
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+from continuum.core.execution import Outcome
 from continuum.core.history import Event, EventType
-from continuum.exceptions import ReplayDriftError
-from continuum.worker import rows
+from continuum.exceptions import PoisonRunError, ReplayDriftError
+from continuum.worker import rows, sending
 from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, LiveRun
 
-__all__ = ["park", "quarantine", "record_refusal"]
+__all__ = ["give_up", "park", "quarantine", "record_refusal", "see_to"]
 
 logger = logging.getLogger("continuum.worker")
 
 # How long a run that broke the engine is left alone, in microseconds.
 QUARANTINE_US = 30_000_000
+
+
+def see_to(journal: Journal, clock: Clock, live: LiveRun, error: Exception) -> None:
+    """Do what an error calls for that a run has met with in the engine; the caller is in its except clause."""
+    if isinstance(error, ReplayDriftError):
+        park(journal, live, error)
+    elif isinstance(error, PoisonRunError):
+        described = {"type": "PoisonRunError", "message": str(error), "traceback": ""}
+        give_up(journal, clock, live, described | {"details": {"recoveries": error.recoveries}})
+    else:
+        quarantine(journal, clock, live)
+
+
+def give_up(journal: Journal, clock: Clock, live: LiveRun, error: dict[str, Any]) -> None:
+    """The run ends as failed where its history ends, without its code being asked."""
+    logger.error("run %s has failed: %s", live.id, error["message"])
+    journal.drop(live)
+    outcome = Outcome("failed", None, error)
+    now_us = clock.now_us()
+    entry = journal.entry(live)
+    entry.events = [Event(live.recorded + 1, outcome.event_type, None, None, outcome.event_data, now_us)]
+    # How often is left to be seen; a retry starts from zero.
+    entry.update = rows.ended(live, outcome, now_us)._replace(recoveries=None)
+    sending.send_end(entry, outcome)
 
 
 def park(journal: Journal, live: LiveRun, drift: ReplayDriftError) -> None:

@@ -26,6 +26,9 @@ from continuum import (
     wait_signal,
     workflow,
 )
+from tests.app import poison_workflows
+
+__all__ = ["poison_workflows"]
 
 
 @dataclass

@@ -7,6 +7,7 @@ WITH lease AS MATERIALIZED (
     SELECT r.id, r.claimed_at FROM continuum_runs r
     WHERE r.id IN (SELECT i.run_id FROM continuum_inbox i WHERE i.consumed_at IS NULL)
       AND r.owner_id IS NULL AND r.workflow = ANY(%(workflows)s)
+      AND r.recoveries < %(suspected)s -- the others have their time to wake up, and are claimed one at a time
       AND (
           r.state = 'suspended'
           OR r.state = 'pending' AND EXISTS (
@@ -23,4 +24,4 @@ FROM mail, lease
 WHERE r.id = mail.id
 RETURNING r.id, r.lease_token, r.workflow, r.version, r.version_hash, r.namespace, r.input::text, r.parent_run_id, r.seed,
     (extract(epoch FROM r.started_at) * 1000000)::bigint, (extract(epoch FROM r.claimed_at) * 1000000)::bigint,
-    (extract(epoch FROM r.deadline_at) * 1000000)::bigint, mail.claimed_at IS NULL, true
+    (extract(epoch FROM r.deadline_at) * 1000000)::bigint, mail.claimed_at IS NULL, true, r.recoveries
