@@ -94,6 +94,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
         SignalTimeoutError as SignalTimeoutError,
         UnknownActivityError as UnknownActivityError,
         UnknownWorkflowError as UnknownWorkflowError,
+        WorkflowDeadlockError as WorkflowDeadlockError,
     )
     from continuum.models import (
         Run as Run,
@@ -185,6 +186,7 @@ _MODULES = {
         "SignalTimeoutError",
         "UnknownActivityError",
         "UnknownWorkflowError",
+        "WorkflowDeadlockError",
     ),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

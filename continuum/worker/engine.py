@@ -19,6 +19,7 @@ from continuum.core.commands import Command
 from continuum.core.definitions import registry
 from continuum.core.execution import Execution, Outcome
 from continuum.core.history import Event
+from continuum.core.watching import Watch
 from continuum.worker import rows, sending, setbacks
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.attempts import Attempts
@@ -85,6 +86,7 @@ class Engine:
         self.finished = 0
         self._change = asyncio.Event()
         self.suspects = Suspects(loop, self._change.set)
+        self.watch = Watch()
         self.mail = Mail(self, clock)
         self.attempts = Attempts(self, clock, timers, self._change.set)
         timers.wanted = _wanted
@@ -143,6 +145,7 @@ class Engine:
         """Take up a run that was just claimed."""
         definition = registry.workflow(claimed.workflow, claimed.version)
         execution = Execution(definition, claimed.identity, claimed.input, max_bytes=self._max_value_bytes)
+        execution.loop.watch = self.watch
         live = LiveRun(claimed.identity.id, claimed.token, definition, execution, claimed.claimed_us)
         live.deadline_us = claimed.deadline_us
         live.recorded = history[-1].seq if history else 0

@@ -27,6 +27,7 @@ from continuum.core.definitions import registry
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.clock import Clock
 from continuum.worker.connections import Backoff, connect
+from continuum.worker.deadlocks import Watchdog
 from continuum.worker.engine import Engine
 from continuum.worker.intake import Intake
 from continuum.worker.journal import JOURNAL_SESSION, Journal
@@ -147,8 +148,13 @@ class _Session:
 
     async def serve(self, stop: asyncio.Event) -> int | None:
         """Serve until ``stop`` is set or the lease is lost; returns the exit status, or None to come back."""
+        with Watchdog(continuum_settings.DEADLOCK_TIMEOUT) as watchdog:
+            return await self._serve(stop, watchdog)
+
+    async def _serve(self, stop: asyncio.Event, watchdog: Watchdog) -> int | None:
         await self._register()
         self._assemble()
+        self.engine.watch = watchdog.watch
         coroutines = {
             "journal": self.journal.run(),
             "hints": self.hints.run(),

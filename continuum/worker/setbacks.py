@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from continuum.conf import settings as continuum_settings
 from continuum.core.execution import Outcome
 from continuum.core.history import Event, EventType
-from continuum.exceptions import PoisonRunError, ReplayDriftError
+from continuum.core.outcomes import failure_of
+from continuum.exceptions import PoisonRunError, ReplayDriftError, WorkflowDeadlockError
 from continuum.worker import rows, sending
 from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, LiveRun
 
-__all__ = ["give_up", "park", "quarantine", "record_refusal", "see_to"]
+__all__ = ["give_up", "park", "quarantine", "record_refusal", "see_to", "set_aside"]
 
 logger = logging.getLogger("continuum.worker")
 
@@ -31,8 +33,27 @@ def see_to(journal: Journal, clock: Clock, live: LiveRun, error: Exception) -> N
     elif isinstance(error, PoisonRunError):
         described = {"type": "PoisonRunError", "message": str(error), "traceback": ""}
         give_up(journal, clock, live, described | {"details": {"recoveries": error.recoveries}})
+    elif isinstance(error, WorkflowDeadlockError):
+        set_aside(journal, clock, live, error)
     else:
         quarantine(journal, clock, live)
+
+
+def set_aside(journal: Journal, clock: Clock, live: LiveRun, error: WorkflowDeadlockError) -> None:
+    """The code does not let go in the middle of a replay, where it once did: the run is tried again, not for ever.
+
+    This may be the doing of other code, or of a slow machine, so nothing is recorded at first. It counts like the death
+    of a worker: after ``MAX_RECOVERIES`` in a row the run fails.
+    """
+    described = failure_of(error).error or {}
+    recoveries = live.recoveries + 1
+    if recoveries >= continuum_settings.MAX_RECOVERIES:
+        give_up(journal, clock, live, described)
+        return
+    logger.error("run %s: interrupted while it was replayed; it is left alone for a while", live.id)
+    journal.drop(live)
+    until_us = clock.now_us() + QUARANTINE_US
+    journal.entry(live).update = rows.quarantined(until_us, recoveries=recoveries, error=described)
 
 
 def give_up(journal: Journal, clock: Clock, live: LiveRun, error: dict[str, Any]) -> None:

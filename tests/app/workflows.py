@@ -26,9 +26,9 @@ from continuum import (
     wait_signal,
     workflow,
 )
-from tests.app import poison_workflows
+from tests.app import deadlock_workflows, poison_workflows
 
-__all__ = ["poison_workflows"]
+__all__ = ["deadlock_workflows", "poison_workflows"]
 
 
 @dataclass
