@@ -75,11 +75,17 @@ class Lease:
         self.margin = margin
         self.worker_id: int | None = None
         self.valid_until_monotonic = float("-inf")
+        self._renewed = time.monotonic()
 
     @property
     def valid(self) -> bool:
         """Whether the node may let its runs go on."""
         return time.monotonic() < self.valid_until_monotonic
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last successful renewal was sent."""
+        return time.monotonic() - self._renewed
 
     async def register(
         self,
@@ -214,6 +220,7 @@ class Lease:
             raise
 
     def _extend(self, sent: float) -> None:
+        self._renewed = sent
         self.valid_until_monotonic = sent + self.ttl * (1 - self.margin)
 
     def _too_late(self) -> str:

@@ -24,6 +24,7 @@ import psycopg
 from continuum import discovery
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
+from continuum.worker import probes
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.clock import Clock
 from continuum.worker.connections import Backoff, connect
@@ -84,6 +85,10 @@ class Node:
         self.name = options.name or f"{socket.gethostname()}:{os.getpid()}"
         self.engine: Engine | None = None
         self.on_started = on_started
+        self.session: _Session | None = None
+        self.worker_id: int | None = None
+        self.lease_ttl = continuum_settings.LEASE_TTL
+        self.without_lease_since = time.monotonic()
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -93,13 +98,21 @@ class Node:
         self._stop = asyncio.Event()
         discovery.autodiscover()
         self._handle_signals()
+        try:
+            async with probes.answering(self):
+                return await self._serve(self._stop)
+        except OSError as error:
+            logger.critical("cannot answer probes: %s", error)
+            return 1
+
+    async def _serve(self, stop: asyncio.Event) -> int:
         backoff = Backoff()
         while True:
             began = time.monotonic()
             try:
-                status = await _Session(self).serve(self._stop)
+                status = await _Session(self).serve(stop)
             except (psycopg.Error, OSError) as error:
-                if self._stop.is_set():
+                if stop.is_set():
                     return 1
                 pause = backoff.next()
                 logger.error("cannot serve (%s); trying again in %.1f s", " ".join(str(error).split()), pause)
@@ -107,12 +120,17 @@ class Node:
                 continue
             if status is not None:
                 return status
-            if self._stop.is_set():
+            if stop.is_set():
                 return 1  # the lease was lost while it was draining, or before it could: nothing is left to give back
             # What breaks a node again and again must not make it come back a thousand times a second.
             if time.monotonic() - began > STEADY:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop is not None and self._stop.is_set()
 
     def stop(self) -> None:
         """Ask the node to drain and stop. May be called from any thread."""
@@ -169,6 +187,7 @@ class _Session:
         tasks = [self._spawn(name, coroutine) for name, coroutine in coroutines.items()]
         try:
             listening = await self.listener.settled()
+            self.node.session, self.node.worker_id = self, self.worker_id
             if self.node.on_started is not None:
                 self.node.on_started(listening)
             self.intake.look_at_all()
@@ -178,6 +197,8 @@ class _Session:
                 return None
             return await self._drain()
         finally:
+            if self.node.session is self:
+                self.node.session, self.node.without_lease_since = None, time.monotonic()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
