@@ -22,7 +22,7 @@ class Watch:
     Attributes:
         serial: the number of the stretch of workflow code that runs, or ran last.
         active: whether it runs.
-        subject: the loop it runs in.
+        subject: the loop it runs in, while it runs.
         raised: an interruption is on its way, or was: call ``settle`` before going on.
     """
 
@@ -61,4 +61,5 @@ def guarded(watch: Watch, subject: Any, fn: Callable[[], None]) -> bool:
                 interrupted = watch.settle() or interrupted
             except Interrupted:
                 interrupted = True
+        watch.subject = None
     return interrupted
