@@ -12,17 +12,21 @@ __version__ = "0.5.0"
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the table below
     from continuum.client import (
         acancel as acancel,
+        afork as afork,
         aget_or_start as aget_or_start,
         aget_run as aget_run,
         aresult as aresult,
+        aretry as aretry,
         asignal as asignal,
         astart as astart,
         astart_many as astart_many,
         await_run as await_run,
         cancel as cancel,
+        fork as fork,
         get_or_start as get_or_start,
         get_run as get_run,
         result as result,
+        retry as retry,
         signal as signal,
         start as start,
         start_many as start_many,
@@ -32,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
         ActivityInfo as ActivityInfo,
         NotInActivityError as NotInActivityError,
         activity_info as activity_info,
+        heartbeat as heartbeat,
     )
     from continuum.core.definitions import (
         Retry as Retry,
@@ -99,6 +104,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
     from continuum.models import (
         Run as Run,
     )
+    from continuum.references import (
+        InstanceNotFoundError as InstanceNotFoundError,
+    )
+    from continuum.values import (
+        ModelRef as ModelRef,
+    )
 
 _MODULES = {
     "continuum.core.definitions": (
@@ -141,26 +152,33 @@ _MODULES = {
         "ActivityInfo",
         "NotInActivityError",
         "activity_info",
+        "heartbeat",
     ),
     "continuum.client": (
         "acancel",
+        "afork",
         "aget_or_start",
         "aget_run",
         "aresult",
+        "aretry",
         "asignal",
         "astart",
         "astart_many",
         "await_run",
         "cancel",
+        "fork",
         "get_or_start",
         "get_run",
         "result",
+        "retry",
         "signal",
         "start",
         "start_many",
         "wait_run",
     ),
     "continuum.models": ("Run",),
+    "continuum.references": ("InstanceNotFoundError",),
+    "continuum.values": ("ModelRef",),
     "continuum.exceptions": (
         "ActivityCancelledError",
         "ActivityError",

@@ -18,6 +18,7 @@ from continuum.core.durations import seconds
 from continuum.core.names import namespace as checked_namespace, text
 from continuum.exceptions import DurableValueError
 from continuum.models import Run
+from continuum.references import is_reference_to
 from continuum.values.plain import plain_json
 
 __all__ = [
@@ -165,6 +166,8 @@ def accepts(annotation: Any, value: Any) -> bool:
     if annotation in (int, float) and isinstance(value, bool):
         return False
     if annotation is float and isinstance(value, int):
+        return True
+    if isinstance(annotation, type) and is_reference_to(annotation, value):
         return True
     # What is no class (a type variable, a forward reference) cannot be checked here.
     return not isinstance(annotation, type) or isinstance(value, annotation)

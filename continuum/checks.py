@@ -1,7 +1,8 @@
-"""System checks: settings, databases, workflow modules."""
+"""System checks: settings, databases, workflow modules, transactional activities."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ from django.db import connections
 from django.db.utils import DatabaseError, NotSupportedError
 
 from continuum import conf
+from continuum.core.registry import registry
 from continuum.discovery import import_listed_modules
 
-__all__ = ["TAG", "check_aliases", "check_servers", "check_settings", "check_workflow_modules"]
+__all__ = ["TAG", "check_aliases", "check_servers", "check_settings", "check_transactional", "check_workflow_modules"]
 
 TAG = "continuum"
 MINIMUM_SERVER_VERSION = 14
@@ -93,6 +95,31 @@ def check_workflow_modules(**kwargs: Any) -> list[CheckMessage]:
     except ImproperlyConfigured:
         return []  # not a list of names: check_settings says so
     return [Error(sentence, id="continuum.E007") for sentence in broken.values()]
+
+
+@register(TAG)
+def check_transactional(**kwargs: Any) -> list[CheckMessage]:
+    """Transactional activities are so in Continuum's own database: nowhere else can both commit together."""
+    try:
+        own = conf.settings.DATABASE
+    except ImproperlyConfigured:
+        return []  # check_settings says so
+    found: list[CheckMessage] = []
+    for definition in registry.activities():
+        alias = definition.default_options.transactional
+        if isinstance(alias, str) and alias != own:
+            code = inspect.unwrap(definition.fn).__code__
+            found.append(
+                Error(
+                    f"The activity {definition.name} ({code.co_filename}:{code.co_firstlineno}) is transactional "
+                    f"in the database {alias!r}, but runs are recorded in {own!r}. What it writes and the record of "
+                    "its result could not commit together.",
+                    hint=f"Declare it with transactional=True and have it write to {own!r}, or leave transactional out "
+                    "and make what it does idempotent.",
+                    id="continuum.E008",
+                )
+            )
+    return found
 
 
 def _aliases() -> Iterable[tuple[str, str]]:

@@ -26,6 +26,7 @@ from continuum.exceptions import (
     UnknownWorkflowError,
 )
 from continuum.models import Run
+from continuum.reopening import fork, retry
 from continuum.starting import RunPrunedError, get_or_start, start, start_many
 from continuum.waiting import RunStatus, await_end, read_status, wait_for_end
 from continuum.worker.sql import load
@@ -33,17 +34,21 @@ from continuum.worker.sql import load
 __all__ = [
     "RunPrunedError",
     "acancel",
+    "afork",
     "aget_or_start",
     "aget_run",
     "aresult",
+    "aretry",
     "asignal",
     "astart",
     "astart_many",
     "await_run",
     "cancel",
+    "fork",
     "get_or_start",
     "get_run",
     "result",
+    "retry",
     "signal",
     "start",
     "start_many",
@@ -210,6 +215,8 @@ astart_many = _twin(start_many)
 aget_run = _twin(get_run)
 asignal = _twin(signal)
 acancel = _twin(cancel)
+aretry = _twin(retry)
+afork = _twin(fork)
 
 
 async def await_run(

@@ -235,14 +235,16 @@ class ActivityTimeoutError(ContinuumError, TimeoutError):
     Attributes:
         activity: the activity's name.
         timeout: the limit, in seconds.
+        heartbeat: the limit is that between two heartbeats, not that of the whole attempt.
     """
 
-    def __init__(self, activity: str, timeout: float) -> None:
-        super().__init__(activity, timeout)
-        self.activity, self.timeout = activity, timeout
+    def __init__(self, activity: str, timeout: float, heartbeat: bool = False) -> None:
+        super().__init__(activity, timeout, heartbeat)
+        self.activity, self.timeout, self.heartbeat = activity, timeout, heartbeat
 
     def __str__(self) -> str:
-        return f"{self.activity} did not finish within {self.timeout:g} seconds"
+        what = "sent no heartbeat for" if self.heartbeat else "did not finish within"
+        return f"{self.activity} {what} {self.timeout:g} seconds"
 
 
 # From application code

@@ -14,7 +14,7 @@ from django.urls import reverse
 from continuum.admin import pagination, wording
 from continuum.admin.runs import id_bounds
 from continuum.ids import uuid7
-from continuum.models import HistoryEvent, Run, Worker, WorkflowVersion
+from continuum.models import ActivityTask, HistoryEvent, Run, Worker, WorkflowVersion
 from tests.factories import HistoryEventFactory, RunFactory
 
 pytestmark = pytest.mark.django_db
@@ -177,6 +177,58 @@ class TestRunPage:
         places = [text.index(words) for words in ("Waiting for", "the child refund", "40 more", "Summary")]
         assert places == sorted(places)
 
+    def test_puts_together_what_reads_the_same(self, run_page):
+        since = [(NOW - timedelta(minutes=minutes)).isoformat() for minutes in (5, 9)]
+        waiting = [
+            *({"kind": "child", "name": "refund", "id": str(uuid7()), "since": each} for each in since),
+            {"kind": "activity", "name": "render", "attempt": 1, "queue": "reports"},
+            {"kind": "activity", "name": "render", "attempt": 2, "queue": "reports"},
+            *({"kind": "signal", "name": "paid"} for _ in range(2)),
+        ]
+        lines = wording.waits(waiting, NOW)
+        assert lines == [
+            "2 children refund, the first for 9 min",
+            "the activity render on the queue reports",
+            "the activity render on the queue reports, attempt 2",
+            "2 more",
+        ]
+
+    def test_leads_to_the_children(self, get):
+        parent = make_run()
+        children = [make_run(parent_run_id=parent.id, completed_at=NOW), make_run(parent_run_id=parent.id)]
+        html = get("admin:continuum_run_change", parent.pk).content.decode()
+        assert "Children 2 , 1 of them live" in str(Page(html))
+        (query,) = re.findall(r"/run/\?(parent_run_id=[0-9a-f-]+)", html)
+        name, _, value = query.partition("=")
+        assert listed(get(LIST, **{name: value})) == [run.id for run in reversed(children)]
+
+    def test_shows_what_is_in_queues(self, run_page):
+        run, worker = make_run(), Worker.objects.create(name="reports-1", expires_at=NOW)
+        for number, fields in enumerate(
+            (
+                {"due_at": NOW - timedelta(minutes=5)},
+                {"due_at": NOW + timedelta(minutes=5, seconds=30), "attempt": 2},
+                {"state": "running", "owner_id": worker.id, "heartbeat_at": NOW - timedelta(minutes=2)},
+                {"state": "local"},
+            )
+        ):
+            ActivityTask.objects.create(
+                run_id=run.id,
+                command_id=f"0:{number}",
+                activity="render",
+                queue="reports",
+                args=[],
+                **{"attempt": 1} | fields,
+            )
+        text = run_page(run)
+        assert "0:3" not in text
+        for words in (
+            "reports render 0:0 1 waits for a worker since 5 min",
+            "reports render 0:1 2 waits for its next try in 5 min",
+            "reports render 0:2 1 with reports-1 last heartbeat 2 min",
+        ):
+            assert words in text
+
     def test_a_run_that_has_ended_waits_for_nothing(self, run_page):
         assert "Waiting for" not in run_page(make_run(state="completed", completed_at=NOW))
 
@@ -246,8 +298,8 @@ class TestRunPage:
         for count in (1, 300):
             run = make_run(owner_id=7, parent_run_id=uuid7())
             make_events(run, count)
-            # Session, user, run, payloads, events.
-            with django_assert_num_queries(5):
+            # Session, user, run, children, tasks, payloads, events.
+            with django_assert_num_queries(7):
                 get("admin:continuum_run_change", run.pk)
 
     def test_an_unknown_or_malformed_id_leads_back(self, admin_client):

@@ -11,6 +11,8 @@ from django.db.utils import NotSupportedError, OperationalError
 from django.test import override_settings
 
 from continuum import checks
+from continuum.core.definitions import ActivityDefinition, Registry
+from continuum.core.options import ActivityOptions
 from continuum.discovery import autodiscover
 
 
@@ -240,3 +242,46 @@ def test_a_module_that_was_mended_is_found(project_module, tmp_path):
         (tmp_path / "mended_flows.py").write_text("answer = 42")
         autodiscover()
     assert sys.modules["mended_flows"].answer == 42
+
+
+# Transactional activities
+
+
+@pytest.fixture
+def transactional_activities(monkeypatch):
+    """Registered activities: one transactional in each of the databases given."""
+
+    def declare(*aliases):
+        known = Registry()
+        monkeypatch.setattr(checks, "registry", known)
+        for number, alias in enumerate(aliases):
+            options = ActivityOptions(transactional=alias)
+            known.add_activity(ActivityDefinition(written, name=f"written_{number}", options=options))
+
+    return declare
+
+
+def written():
+    pass
+
+
+def test_transactional_activities_of_another_database_are_refused_each_by_name_and_place(transactional_activities):
+    transactional_activities("reports", True, False, "default", "archive")
+    found = checks.check_transactional()
+    assert ids(found) == ["continuum.E008"] * 2
+    assert "written_0" in found[0].msg
+    assert "'reports'" in found[0].msg
+    assert f"{__file__}:{written.__code__.co_firstlineno}" in found[0].msg
+    assert "written_4" in found[1].msg
+
+
+@override_settings(CONTINUUM={"DATABASE": "reports"})
+def test_the_database_of_the_runs_is_the_one_that_counts(transactional_activities):
+    transactional_activities("reports", True, "default")
+    assert ["written_2" in error.msg for error in checks.check_transactional()] == [True]
+
+
+@override_settings(CONTINUUM={"DATABASE": 5})
+def test_transactional_activities_are_not_judged_by_a_wrong_setting(transactional_activities):
+    transactional_activities("reports")
+    assert checks.check_transactional() == []

@@ -35,6 +35,17 @@ def row(run):
     return Run.objects.get(id=run.id)
 
 
+def execution_of(run):
+    return Execution(
+        registry.workflow(run.workflow, run.version), RunIdentity(run.id, "default", 1, None, 0, None), "[]"
+    )
+
+
+def events_of(run):
+    rows = HistoryEvent.objects.filter(run_id=run.id).order_by("seq")
+    return [Event(event.seq, event.type, event.command_id, event.name, json.dumps(event.data), 0) for event in rows]
+
+
 def types_of(run):
     return [event.type for event in continuum.get_run(run).history()]
 
@@ -86,12 +97,59 @@ class TestRuns:
         run = continuum.start(flows.steps_then_computes)
         run_until_idle()
         flows.mended = True
-        definition = registry.workflow(run.workflow, run.version)
-        execution = Execution(definition, RunIdentity(run.id, "default", 1, None, 0, None), "[]")
-        rows = HistoryEvent.objects.filter(run_id=run.id).order_by("seq")
-        events = [Event(e.seq, e.type, e.command_id, e.name, json.dumps(e.data), 0) for e in rows]
-        execution.begin(0, events)
+        execution = execution_of(run)
+        execution.begin(0, events_of(run))
         assert execution.replay()
+
+    def test_retried_once_it_is_mended_it_goes_on_from_where_it_was(self):
+        run = continuum.start(flows.steps_then_computes)
+        run_until_idle()
+        continuum.retry(run)
+        run_until_idle()
+        assert row(run).error["type"] == "WorkflowDeadlockError"
+        assert types_of(run) == [
+            "activity_completed", "activity_completed", "run_failed", "run_retried", "run_resumed", "run_failed",
+        ]  # fmt: skip
+        flows.mended = True
+        continuum.retry(run)
+        run_until_idle()
+        assert continuum.result(run) == 4
+        assert types_of(run)[-4:] == ["run_retried", "run_resumed", "activity_completed", "run_completed"]
+        assert (row(run).error, row(run).recoveries) == (None, 0)
+        execution = execution_of(run)
+        execution.begin(0, events_of(run))
+        assert execution.replay()
+
+    def test_one_that_failed_in_its_replays_has_as_many_again_once_it_is_retried(self, monkeypatch):
+        monkeypatch.setattr(setbacks, "QUARANTINE_US", 0)
+        run = self.suspended_beyond_a_loop()
+        with worker():
+            eventually(lambda: row(run).state == "failed", 20)
+        monkeypatch.setattr(setbacks, "QUARANTINE_US", 3_600_000_000)
+        continuum.retry(run)
+        run_until_idle()
+        assert (row(run).state, row(run).recoveries) == ("suspended", 1)
+        flows.mended = True
+        Run.objects.filter(id=run.id).update(next_wakeup_at="2020-01-01T00:00:00Z")
+        continuum.signal(run, "go", 1)
+        run_until_idle()
+        assert continuum.result(run) == 4
+        assert (row(run).error, row(run).recoveries) == (None, 0)
+
+    def test_one_that_lives_through_its_history_twice_is_watched_both_times(self):
+        run = continuum.start(flows.undoes_its_step)
+        run_until_idle()
+        assert types_of(run) == ["activity_completed", "activity_completed", "run_failed"]
+        continuum.retry(run)
+        flows.mended = True
+        execution = execution_of(run)
+        first = execution.loop
+        watch = first.watch = Watch()
+        execution.begin(0, events_of(run))
+        assert execution.replay()
+        assert execution.loop is not first
+        assert execution.loop.watch is watch
+        execution.close()
 
     def test_one_that_loops_while_it_is_given_back_does_not_keep_the_worker(self):
         run = continuum.start(flows.loops_when_released)
@@ -115,6 +173,21 @@ class TestRuns:
         run_until_idle()
         assert continuum.result(run) == 4
         assert (row(run).error, row(run).recoveries) == (None, 0)
+
+    def test_a_request_to_cancel_has_it_tried_at_once_although_it_is_a_suspect_by_now(self, monkeypatch):
+        monkeypatch.setattr(setbacks, "QUARANTINE_US", 3_600_000_000)
+        run = self.suspended_beyond_a_loop()
+        Run.objects.filter(id=run.id).update(recoveries=1)
+        run_until_idle()
+        assert row(run).recoveries == 2
+        flows.mended = True
+        continuum.signal(run, "go", 1)
+        run_until_idle()
+        assert (row(run).state, row(run).recoveries) == ("suspended", 2)
+        continuum.cancel(run)
+        run_until_idle()
+        # The signal came first.
+        assert continuum.result(run, timeout=10) == 4
 
     def test_a_replay_that_never_gets_past_it_fails_in_the_end(self, monkeypatch):
         monkeypatch.setattr(setbacks, "QUARANTINE_US", 0)

@@ -5,46 +5,18 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 from django.core.management import get_commands, load_command_class
 
 from continuum import conf
+from tests.pages import PAGES, ROOT, RUN, Block, blocks, module_of, perform, scenarios
+from tests.workers import worker
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page: its language, the words after it, and its text."""
-
-    page: Path
-    line: int
-    language: str
-    marks: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page.name}:{self.line}"
-
-
-def blocks(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    return [
-        Block(page, text.count("\n", 0, match.start()) + 2, match[1], match[2].strip(), match[3])
-        for match in re.finditer(r"^```(\w+)([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    ]
-
-
-BLOCKS = [block for page in PAGES for block in blocks(page)]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
-STARTS_A_RUN = re.compile(r"^run = continuum\.start\(", re.MULTILINE)
+PYTHON = [block for page in PAGES for block in blocks(page, "python")]
+GUIDES = [page for page in PAGES if page.stem not in ("README", "quickstart", "operations")]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
@@ -54,15 +26,52 @@ def test_python_is_python(block):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_defines_can_be_defined(page):
-    """Blocks of a page build on each other; those that need a database or a project around them only compile."""
-    module = ModuleType(f"pages.{page.stem.lower()}")
-    for block in blocks(page):
-        if block.language == "python" and block.marks != "fragment" and not STARTS_A_RUN.search(block.text):
-            exec(compile(block.text, str(block), "exec"), module.__dict__)
+    """Blocks of a page build on each other; those that are marked need a worker or a project around them."""
+    module_of(page)
+
+
+def test_scenarios_do_what_their_pages_promise(transactional_db):
+    """One worker for all pages. Scenarios of a page build on each other as well."""
+    for page in PAGES:
+        module_of(page)  # before the worker starts, as it tells the cluster which workflows it has
+    broken = []
+    with worker(threads=8):
+        for block in (block for page in PAGES for block in scenarios(page)):
+            try:
+                assert perform(block, module_of(block.page).__dict__), "it promises nothing"
+            except Exception as error:
+                broken.append(f"{block}: {type(error).__name__}: {error}")
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_a_guide_has_a_scenario(page):
+    assert scenarios(page)
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        ("1 + 1  # 3", "page.md:2: promised 3, got 2"),
+        ("[True]  # [1.0]", None),
+        ("1.0  # 1", "promised 1, got 1.0"),
+        ("int('a')  # raises KeyError", "raised ValueError"),
+        ("int('a')  # raises ValueError: no such number", "the message is invalid literal"),
+        ("int('1')  # raises ValueError", "did not raise ValueError"),
+        ("x = 1  # 1", "only an expression"),
+    ],
+)
+def test_a_promise_that_is_not_kept_is_noticed(statement, complaint, tmp_path):
+    block = Block(tmp_path / "page.md", 2, "python", RUN, statement + "\n")
+    if complaint is None:
+        assert perform(block, {}) == 1
+        return
+    with pytest.raises(AssertionError, match=re.escape(complaint)):
+        perform(block, {})
 
 
 def test_the_readmes_workflow_runs_as_it_says(transactional_db, subprocess_environment, tmp_path, monkeypatch):
-    definition, usage = (block.text for block in blocks(ROOT / "README.md")[1:3])
+    definition, usage = (block.text for block in blocks(ROOT / "README.md", "python")[:2])
     (tmp_path / "readme_flow.py").write_text(definition)
     (tmp_path / "readme_settings.py").write_text(
         'from tests.settings import *  # noqa: F403\nCONTINUUM = {"WORKFLOW_MODULES": ["readme_flow"]}\n'

@@ -126,7 +126,7 @@ def test_every_order_ends_once_although_a_worker_is_killed(demo):
     assert run.process.returncode == 0, output
     assert "kill -9" in output
     assert "WRONG" not in output
-    assert output.count("   ok ") == 7
+    assert output.count("   ok ") == 11
     assert not any(alive(pid) for pid in run.children)
 
 

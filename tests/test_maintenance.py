@@ -210,7 +210,7 @@ def test_the_rounds_do_every_duty(hasty):
 
             duty.do = note
         async with running(maintenance):
-            await eventually_async(lambda: len(done) == 4)
+            await eventually_async(lambda: len(done) == len(maintenance._duties))
 
     asyncio.run(scenario())
 

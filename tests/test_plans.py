@@ -26,7 +26,13 @@ def plan_of():
             " SELECT gen_random_uuid(), 'f', gen_random_uuid(), 'suspended', now() + n * interval '1 hour'"
             " FROM generate_series(1, 5000) n"
         )
-        cursor.execute("ANALYZE continuum_runs")
+        cursor.execute(
+            "INSERT INTO continuum_activity_tasks (run_id, command_id, activity, queue, args, state, owner_id, attempt)"
+            " SELECT gen_random_uuid(), '0:1', 'a', 'q' || n % 3, '[]',"
+            " CASE WHEN n % 5 = 0 THEN 'running' ELSE 'ready' END, CASE WHEN n % 5 = 0 THEN 1 END, 1"
+            " FROM generate_series(1, 5000) n"
+        )
+        cursor.execute("ANALYZE continuum_runs, continuum_activity_tasks")
         for name, value in JOURNAL_SESSION.items():
             cursor.execute("SELECT set_config(%s, %s, false)", [name, value])
 
@@ -42,6 +48,9 @@ def plan_of():
             text = re.sub(r"%\((\w+)\)s", numbered, load(statement))
             declared = ", ".join(types.get(name, "unknown") for name in names)
             cursor.execute("DEALLOCATE ALL")
+            if not names:
+                cursor.execute(f"EXPLAIN {text}")
+                return "\n".join(row[0] for row in cursor.fetchall())
             cursor.execute(f"PREPARE planned ({declared}) AS {text}")
             cursor.execute(f"EXPLAIN EXECUTE planned ({', '.join(['NULL'] * len(names))})")
             return "\n".join(row[0] for row in cursor.fetchall())
@@ -56,6 +65,13 @@ def test_the_journal_finds_each_run_by_its_id(plan_of):
     assert "continuum_runs_owner_idx" not in plan
     assert plan.count("continuum_runs_pkey") == 2
     assert "Seq Scan on continuum_runs" not in plan
+
+
+def test_runs_claimed_unknowingly_are_sought_among_those_of_the_worker_only(plan_of):
+    plan = plan_of("claimed_by_worker", worker="bigint", tokens="bigint[]")
+    assert "continuum_runs_owner_idx" in plan
+    assert "Index Cond: (owner_id = $1)" in plan
+    assert "hashed SubPlan" in plan
 
 
 def test_a_claim_reads_the_runs_that_are_due_and_no_others(plan_of):
@@ -76,3 +92,70 @@ def test_a_history_is_read_from_the_primary_key(plan_of):
     plan = plan_of("history_load")
     assert "Seq Scan on continuum_events" not in plan
     assert "_pkey" in plan
+
+
+@pytest.mark.parametrize("statement", ["outbox_cascade", "outbox_adopt"])
+def test_the_children_of_a_run_are_found_by_their_parent(plan_of, statement):
+    plan = plan_of(statement)
+    assert "continuum_runs_parent_idx" in plan
+    assert "Seq Scan on continuum_runs" not in plan
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["outbox_children", "outbox_continue", "outbox_cancels", "outbox_report", "mail_forward", "mail_forward_children"],
+)
+def test_what_a_commit_sends_to_a_runs_family_finds_each_run_by_its_id(plan_of, statement):
+    plan = plan_of(statement)
+    assert "continuum_runs_pkey" in plan
+    assert not re.search(r"(Seq|Bitmap Heap) Scan on continuum_runs|runs_owner_idx|runs_ready_idx", plan)
+    assert "Seq Scan on continuum_inbox" not in plan
+    assert "Seq Scan on continuum_events" not in plan
+
+
+def test_looking_for_stray_mail_walks_the_unread_messages_and_no_others(plan_of):
+    plan = plan_of("mail_strays", limit="bigint")
+    assert "continuum_inbox_unread_idx" in plan
+    assert "continuum_runs_pkey" in plan
+    assert "Seq Scan" not in plan
+
+
+def test_a_claim_of_tasks_reads_what_is_due_of_one_priority_in_order(plan_of):
+    plan = plan_of("tasks_claim", worker="bigint", limit="bigint")
+    assert re.search(
+        r"Index Scan using continuum_activity_tasks_ready_idx.*\n.*Index Cond: .*queue.*priority.*due_at", plan
+    )
+    assert "Seq Scan on continuum_activity_tasks" not in plan
+    assert "Sort" not in plan
+    assert "continuum_queues" not in plan
+
+
+def test_looking_for_tasks_skips_along_the_index(plan_of):
+    plan = plan_of("tasks_due")
+    assert "continuum_activity_tasks_ready_idx" in plan
+    assert not re.search("Seq Scan on continuum_activity_tasks|Bitmap|hashed|Sort", plan)
+    with connection.cursor() as cursor:
+        # Four thousand tasks are ready, in three queues: what is read follows the queues.
+        cursor.execute("VACUUM continuum_activity_tasks")
+        text = load("tasks_due").replace("%(queues)s", "NULL")
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}")
+        assert cursor.fetchone()[0][0]["Plan"]["Shared Hit Blocks"] < 100
+
+
+@pytest.mark.parametrize("statement", ["tasks_of_worker", "tasks_give_back", "queue_running", "tasks_owners_gone"])
+def test_tasks_under_way_are_found_by_their_workers(plan_of, statement):
+    plan = plan_of(statement, worker="bigint")
+    assert "continuum_activity_tasks_owner_idx" in plan
+    assert "Seq Scan on continuum_activity_tasks" not in plan
+
+
+def test_outcomes_and_the_outbox_find_tasks_by_their_keys(plan_of):
+    for statement, types in (("task_outcomes", {"worker": "bigint"}), ("outbox_drop_tasks", {})):
+        plan = plan_of(statement, **types)
+        assert "continuum_activity_tasks_pkey" in plan
+        assert "Seq Scan on continuum_activity_tasks" not in plan
+
+
+def test_a_task_is_handed_over_once_without_a_look_at_each_message_for_each_task(plan_of):
+    plan = plan_of("outbox_tasks")
+    assert "hashed" in plan

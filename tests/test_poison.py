@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 
 import continuum
-from continuum.models import InboxMessage, Run, Worker
+from continuum.models import ActivityTask, InboxMessage, Run, Worker
 from continuum.worker.connections import connect
 from continuum.worker.journal import Journal
 from continuum.worker.leases import declare_dead
@@ -204,10 +204,12 @@ class TestTrials:
 class TestVerdict:
     def condemned(self, flow, *arguments):
         run = continuum.start(flow, *arguments)
-        Run.objects.filter(id=run.id).update(
-            recoveries=10, state="suspended", next_wakeup_at="2020-01-01T00:00:00Z", claimed_at="2020-01-01T00:00:00Z"
-        )
+        Run.objects.filter(id=run.id).update(state="suspended", claimed_at="2020-01-01T00:00:00Z")
+        self.condemn(run)
         return run
+
+    def condemn(self, run):
+        Run.objects.filter(id=run.id).update(recoveries=10, next_wakeup_at="2020-01-01T00:00:00Z")
 
     def test_a_run_out_of_chances_fails_without_its_code_being_run(self):
         run = self.condemned(flows.innocent, "never")
@@ -247,6 +249,68 @@ class TestVerdict:
         run_until_idle()
         assert_given_up(child, 10)
         assert [entry.live.id for entry in written] == [child.id]
+
+    def test_its_tasks_are_taken_back_and_its_children_go_on(self):
+        run = continuum.start(flows.provider, "far")
+        run_until_idle(queues=("default",))
+        [child] = Run.objects.filter(parent_run_id=run.id)
+        assert ActivityTask.objects.filter(run_id=run.id).count() == 1
+        self.condemn(run)
+        run_until_idle(queues=("default",))
+        assert_given_up(run, 10)
+        assert not ActivityTask.objects.exists()
+        assert (row(child).state, InboxMessage.objects.filter(run_id=child.id).count()) == ("suspended", 0)
+        continuum.retry(run)
+        continuum.signal(child, "go", "near")
+        run_until_idle()
+        assert continuum.result(run) == ["far", "near"]
+        assert Effect.objects.filter(key="far").count() == 1
+
+    def test_a_retry_goes_on_with_a_new_budget(self):
+        run = continuum.start(workflows.collects, 2)
+        continuum.signal(run, "item", 1)
+        run_until_idle()
+        self.condemn(run)
+        run_until_idle()
+        assert_given_up(run, 10)
+        assert continuum.retry(run).recoveries == 0
+        lose_worker(run)
+        assert row(run).recoveries == 1
+        continuum.signal(run, "item", 2)
+        run_until_idle()
+        assert continuum.result(run) == [1, 2]
+        assert (row(run).recoveries, row(run).error) == (0, None)
+        assert types_of(run) == [
+            "signal_received", "run_failed", "run_retried", "run_resumed", "signal_received", "run_completed",
+        ]  # fmt: skip
+
+    def test_one_that_is_given_up_again_before_its_retry_was_taken_up_can_be_retried_again(self):
+        run = continuum.start(workflows.collects, 2)
+        continuum.signal(run, "item", 1)
+        run_until_idle()
+        for _ in range(2):
+            self.condemn(run)
+            run_until_idle()
+            assert row(run).error["type"] == "PoisonRunError"
+            continuum.retry(run)
+        continuum.signal(run, "item", 2)
+        run_until_idle()
+        assert continuum.result(run) == [1, 2]
+
+    def test_a_parent_that_failed_of_it_is_retried_together_with_it(self):
+        run = continuum.start(flows.guardian)
+        run_until_idle()
+        [child] = Run.objects.filter(parent_run_id=run.id)
+        self.condemn(child)
+        run_until_idle()
+        assert_given_up(child, 10)
+        assert (row(run).state, row(run).recoveries) == ("failed", 0)
+        continuum.retry(run)
+        run_until_idle()
+        assert (row(child).state, row(child).recoveries, row(child).error) == ("suspended", 0, None)
+        continuum.signal(child, "go", "on")
+        run_until_idle()
+        assert continuum.result(run) == "on"
 
     def test_its_record_is_fenced_like_any_other(self):
         run = self.condemned(flows.innocent, "a")
@@ -309,6 +373,19 @@ class TestKillers:
         assert_given_up(killer, 3)
         assert deaths == 3
         assert {row(run).state for run in innocents} == {"completed"}
+
+    def test_a_retry_gives_it_as_many_chances_again_and_once_mended_it_completes(self, respawn, tmp_path):
+        run = continuum.start(flows.mother, str(tmp_path / "stop"))
+        for failures in (1, 2):
+            respawn(lambda: not unfinished(), *THREE_CHANCES)
+            assert row(run).error["type"] == "ChildError"
+            [killer] = Run.objects.filter(parent_run_id=run.id)
+            assert (killer.error["type"], killer.error["details"]) == ("PoisonRunError", {"recoveries": 3})
+            assert types_of(killer).count("run_failed") == failures
+            continuum.retry(run)
+        (tmp_path / "stop").touch()
+        respawn(lambda: not unfinished(), *THREE_CHANCES)
+        assert continuum.result(run) == "tame"
 
     def test_innocents_with_activities_longer_than_any_life_complete_too(self, respawn, tmp_path):
         killer = continuum.start(flows.kills_in_activity, str(tmp_path / "never"), 0.3)

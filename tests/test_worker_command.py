@@ -125,13 +125,19 @@ def test_an_error_found_by_the_system_checks_stops_the_start(served, settings):
 
 @pytest.mark.django_db
 def test_the_banner_says_what_is_served(served):
-    said = " ".join(command("--queues=mail", "--concurrency=5", "--threads=2").split())
+    said = " ".join(command("--queues=mail,default", "--concurrency=5", "--threads=2").split())
     assert f"Continuum {continuum.__version__}" in said
     assert f"database {connections['default'].settings_dict['NAME']}" in said
-    assert "queues mail" in said
+    assert "queues mail, default" in said
     assert "5 runs and 2 threads in each of 1 process" in said
     assert "by notification on 'default', else every 1 s" in said
-    assert "tests.app.workflows." in said
+    assert "tests.app.attempt_workflows." in said
+
+
+@pytest.mark.django_db
+def test_the_banner_of_a_worker_without_the_default_queue_says_that_it_runs_no_workflows(served):
+    said = " ".join(command("--queues=mail").split())
+    assert "workflows none: they run where the default queue is served" in said
 
 
 @pytest.mark.django_db

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -94,13 +95,13 @@ def run_until_idle(**options: Any) -> ThreadWorker:
 class ProcessWorker:
     """A worker process in the database of a test."""
 
-    def __init__(self, environment: dict[str, str], *arguments: str, log: Path) -> None:
+    def __init__(self, environment: dict[str, str], *arguments: str, log: Path, cwd: Path = ROOT) -> None:
         self.log = log
         self._file = log.open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "django", "continuum_worker", *arguments],
-            env={**environment, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
+            env={**environment, "PYTHONPATH": os.pathsep.join([str(cwd), str(ROOT)])},
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=self._file,
             stderr=subprocess.STDOUT,

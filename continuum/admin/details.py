@@ -2,22 +2,35 @@
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
 from continuum.admin import wording
 from continuum.admin.payloads import Payload, payload_of, with_payloads
-from continuum.models import HistoryEvent, Run
+from continuum.models import ActivityTask, HistoryEvent, Run, Worker
 
-__all__ = ["EventRow", "HistoryPage", "Payloads", "facts", "history_page", "payload_sections", "waiting_lines"]
+__all__ = [
+    "EventRow",
+    "HistoryPage",
+    "Payloads",
+    "TaskRow",
+    "facts",
+    "history_page",
+    "payload_sections",
+    "tasks",
+    "waiting_lines",
+]
 
 HISTORY_LIMIT = 500
 _PAYLOAD_LIMIT = 100_000
 _EVENT_LIMIT = 4_000
+_MOST_CHILDREN = 10_000
+_MOST_TASKS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,18 @@ class EventRow:
     event: HistoryEvent
     offset: str
     data: Payload | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """An activity that is in a queue: where it stands, in words, and when something was last known of it."""
+
+    activity: str
+    command_id: str
+    queue: str
+    attempt: int
+    where: str
+    seen: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +137,33 @@ def facts(run: Run, site: str) -> list[tuple[str, Any]]:
         ("Recoveries", run.recoveries),
         ("Idempotency key", run.idempotency_key),
         ("Parent", _link(run.parent_run_id, site, run.parent_command_id)),
+        ("Children", _children(run, site)),
         ("Correlation", None if run.correlation_id == run.id else _link(run.correlation_id, site)),
         ("Continued from", _link(run.continued_from_run_id, site)),
         ("Continued to", _link(run.continued_to_run_id, site)),
         ("Forked from", _link(run.forked_from_run_id, site)),
     ]
     return [(label, value) for label, value in shown if value not in (None, "", 0)]
+
+
+def tasks(run: Run) -> list[TaskRow]:
+    """Return the activities of a run that wait in a queue, or that a worker is at, the oldest first."""
+    now = timezone.now()
+    found = _same_database(ActivityTask.objects, run).filter(run_id=run.id).exclude(state=ActivityTask.State.LOCAL)
+    found = found.annotate(worker=Subquery(Worker.objects.filter(id=OuterRef("owner_id")).values("name")))
+    fields = ("activity", "command_id", "queue", "state", "attempt", "worker", "owner_id", "due_at", "heartbeat_at")
+    return [_task_row(task, now) for task in found.order_by("created_at").values(*fields)[:_MOST_TASKS]]
+
+
+def _task_row(task: dict[str, Any], now: datetime) -> TaskRow:
+    if task["state"] == ActivityTask.State.RUNNING:
+        where = f"with {task['worker'] or 'worker {}'.format(task['owner_id'])}"
+        seen = task["heartbeat_at"] and format_html("last heartbeat {}", wording.moment(task["heartbeat_at"], now))
+    elif task["due_at"] > now:
+        where, seen = "waits for its next try", wording.moment(task["due_at"], now)
+    else:
+        where, seen = "waits for a worker", format_html("since {}", wording.moment(task["due_at"], now))
+    return TaskRow(task["activity"], task["command_id"], task["queue"], task["attempt"], where, seen or "")
 
 
 def payload_sections(run: Run) -> Payloads:
@@ -149,6 +195,16 @@ def history_page(run: Run, *, before: str | None, with_data: bool) -> HistoryPag
 
 def _same_database(manager, run: Run) -> QuerySet:
     return manager.using(run._state.db)
+
+
+def _children(run: Run, site: str) -> str | None:
+    found = _same_database(Run.objects, run).filter(parent_run_id=run.id)[:_MOST_CHILDREN]
+    number, live = found.aggregate(all=Count("id"), live=Count("id", filter=Q(completed_at=None))).values()
+    if not number:
+        return None
+    more = "+" if number == _MOST_CHILDREN else ""
+    address = reverse(f"{site}:continuum_run_changelist") + f"?parent_run_id={run.id}"
+    return format_html('<a href="{}">{}{}</a>{}', address, number, more, f", {live} of them live" if live else "")
 
 
 def _link(run_id: Any, site: str, command_id: str | None = None) -> str | None:

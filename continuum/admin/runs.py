@@ -13,7 +13,7 @@ from django.utils.safestring import mark_safe
 
 from continuum.admin import wording
 from continuum.admin.base import ReadOnlyAdmin
-from continuum.admin.details import facts, history_page, payload_sections, waiting_lines
+from continuum.admin.details import facts, history_page, payload_sections, tasks, waiting_lines
 from continuum.admin.filters import NamespaceFilter, WorkflowFilter
 from continuum.admin.pagination import CappedPaginator
 from continuum.admin.payloads import with_payloads
@@ -128,6 +128,7 @@ class RunAdmin(ReadOnlyAdmin):
             "attribute_chips": self.attribute_chips(obj),
             "why": waiting_lines(obj, with_errors=may_see),
             "facts": facts(obj, self.admin_site.name),
+            "tasks": tasks(obj),
             "payloads": payload_sections(obj) if may_see else None,
             "history": history_page(obj, before=request.GET.get("before"), with_data=may_see),
         }

@@ -12,6 +12,7 @@ from django.utils.html import format_html
 __all__ = ["ago", "duration", "moment", "waits"]
 
 _MOST_LINES = 3
+_PLURALS = {"activity": "calls of the activity", "child": "children"}
 
 
 def duration(span: timedelta) -> str:
@@ -56,7 +57,7 @@ def moment(when: datetime | None, now: datetime) -> str:
 
 
 def waits(waiting_on: Any, now: datetime, *, with_errors: bool = False) -> list[str]:
-    """Return a line for each thing that a run waits for, or for the first of them.
+    """Return a line for each kind of thing that a run waits for, or for the first of them.
 
     Args:
         waiting_on: ``Run.waiting_on``.
@@ -66,13 +67,33 @@ def waits(waiting_on: Any, now: datetime, *, with_errors: bool = False) -> list[
     if not isinstance(waiting_on, Sequence) or isinstance(waiting_on, str):
         return [str(waiting_on)]
     more = sum(entry["count"] for entry in waiting_on if _is_more(entry))
-    entries = [entry for entry in waiting_on if not _is_more(entry)]
-    lines = [_wait(entry, now, with_errors) for entry in entries[:_MOST_LINES]]
-    more += max(0, len(entries) - _MOST_LINES)
+    groups = _alike([entry for entry in waiting_on if not _is_more(entry)])
+    lines = [_wait(group[0], now, with_errors, len(group)) for group in groups[:_MOST_LINES]]
+    more += sum(map(len, groups[_MOST_LINES:]))
     return [*lines, f"{more} more"] if more else lines
 
 
-def _wait(entry: Any, now: datetime, with_error: bool) -> str:
+def _alike(entries: Sequence[Any]) -> list[list[Any]]:
+    """Put together what would read the same but for the time: the children of one workflow, the calls of one activity.
+
+    The one that has waited longest is the first of its group.
+    """
+    groups: dict[Any, list[Any]] = {}
+    for number, entry in enumerate(entries):
+        key: Any = number
+        if isinstance(entry, Mapping) and entry.get("kind") in _PLURALS and _is_plain(entry):
+            key = (entry["kind"], str(entry.get("name")), str(entry.get("queue")))
+        groups.setdefault(key, []).append(entry)
+    return [
+        sorted(group, key=lambda entry: str(entry.get("since"))) if group[1:] else group for group in groups.values()
+    ]
+
+
+def _is_plain(entry: Mapping[str, Any]) -> bool:
+    return entry.get("attempt") in (None, 1) and not entry.get("next_try") and not entry.get("last_error")
+
+
+def _wait(entry: Any, now: datetime, with_error: bool, count: int = 1) -> str:
     if not isinstance(entry, Mapping):
         return str(entry)
     kind, name = entry.get("kind"), entry.get("name")
@@ -80,8 +101,12 @@ def _wait(entry: Any, now: datetime, with_error: bool) -> str:
         "signal": f"the signal “{name}”",
         "timer": "a timer",
         "activity": f"the activity {name}",
-        "child": f"the child {name or entry.get('run_id') or 'workflow'}",
+        "child": f"the child {name or entry.get('id') or 'workflow'}",
     }.get(kind, f"{kind} {name or ''}".rstrip())
+    if count > 1:
+        words = f"{count} {_PLURALS[kind]} {name}"
+    if entry.get("queue"):
+        words += f" on the queue {entry['queue']}"
     parts = [words]
     attempt = entry.get("attempt")
     if isinstance(attempt, int) and attempt > 1:
@@ -90,7 +115,7 @@ def _wait(entry: Any, now: datetime, with_error: bool) -> str:
     if next_try is not None:
         parts.append(f"next try {ago(next_try, now)}" if next_try > now else "next try due")
     if since is not None:
-        parts.append(f"for {duration(now - since)}")
+        parts.append(f"{'the first ' if count > 1 else ''}for {duration(now - since)}")
     if until is not None:
         parts.append(f"{'due' if kind == 'timer' or until < now else 'gives up'} {ago(until, now)}")
     if with_error and entry.get("last_error"):

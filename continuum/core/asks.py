@@ -8,10 +8,13 @@ from asyncio import Future
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from continuum import values
 from continuum.core.children import ChildStart
 from continuum.core.commands import Command
+from continuum.core.drift import same
+from continuum.core.history import fingerprint
 from continuum.core.loop import LAST_US, DeterministicLoop, TimerHandle
 from continuum.exceptions import ChildDepthError
 
@@ -33,16 +36,22 @@ class Asks:
 
     Attributes:
         pending: open commands by id, in the order they were issued.
+        given_up: commands whose children were cancelled, or never started, because the code did not want them any more.
     """
 
     def __init__(self, loop: DeterministicLoop, definition: Any, max_bytes: int | None) -> None:
         self.pending: dict[str, Command] = {}
+        self.given_up: dict[str, None] = {}
         self._loop = loop
         self._definition = definition
         self._max_bytes = max_bytes
         self._issued: list[Command] = []
         self._abandoned: list[Command] = []
         self._cancels: list[Command] = []
+        self._generations: dict[str, int] = {}
+        self.retried_us: int | None = None
+        # Children that are there already, by the command yet to come: workflow, arguments, run id.
+        self.known: dict[str, list[Any]] = {}
         self._timers: list[tuple[int, int, Command]] = []
         self._mailbox: dict[str, deque[Any]] = {}
         self._waiters: dict[str, deque[Command]] = {}
@@ -126,11 +135,16 @@ class Asks:
         command.child = ChildStart(
             run.id, command.id, definition, input_, options.namespace, options.attributes, options.key
         )
+        command.child.generation = self._generations.get(command.id, 0)
+        command.child.retried_us = self.retried_us
         command.child.belong_to(run.id, command.id, self._loop.time_us)
         command.args = input_
         if options.key is not None or options.namespace is not None or options.attributes is not None:
             said = {"id": options.key, "namespace": options.namespace, "attributes": options.attributes}
             command.args = f'{{"input":{input_},"options":{json.dumps(said)}}}'
+        name, args, child_id = self.known.get(command.id, (None, None, None))
+        if name == command.name and same(args, json.loads(fingerprint(command.args))):
+            command.child.id = UUID(child_id)
         self._issued.append(command)
 
     def cancel_child(self, command: Command, reason: str) -> None:
@@ -139,11 +153,14 @@ class Asks:
             self._cancel_child(command, reason)
 
     def _cancel_child(self, command: Command, reason: str) -> None:
+        self.given_up[command.id] = None
         if command.cancelled is not None:
             return
-        # What a replay cancels again was cancelled when it was first said: in the commit of what led to it.
-        if command.taken or not self._loop.execution.replaying:
-            command.cancelled = reason
+        command.cancelled = reason
+        # What a replay cancels again was cancelled when it was first said: in the commit of what led to it. A run that
+        # is retried may get here another way.
+        execution = self._loop.execution
+        if command.taken or execution.retry is not None or not execution.replaying:
             self._cancels.append(command)
 
     def cancel_children(self, reason: str) -> None:
@@ -151,6 +168,37 @@ class Asks:
         for command in self.pending.values():
             if command.kind == "child":
                 self._cancel_child(command, reason)
+
+    def belong_to(self, run_id: UUID) -> None:
+        """The run has become another: the children it waits for are to be started once more, as that one's."""
+        for command in self.pending.values():
+            if command.kind == "child":
+                self._start_anew(command, run_id)
+
+    def renew(self, command_id: str, run_id: UUID) -> None:
+        """The child of a command has ended in vain: another is to be started in its place, now or later."""
+        self._generations[command_id] = generation = self._generations.get(command_id, 0) + 1
+        self.known.pop(command_id, None)
+        command = self.pending.get(command_id)
+        if command is not None and command.kind == "child":
+            command.child.generation = generation
+            self._start_anew(command, run_id)
+
+    def _start_anew(self, command: Command, run_id: UUID) -> None:
+        command.child.belong_to(run_id, command.id, command.issued_us)
+        if command.cancelled is not None and command not in self._cancels and not self._loop.execution.replaying:
+            self._cancels.append(command)
+
+    def postpone(self, elapsed_us: int) -> None:
+        """Have all durations end later: the run was at a halt for so long. Instants stay what they are."""
+        for _, _, command in self._timers:
+            if not command.args.startswith('["'):
+                command.due_us = min(command.due_us + elapsed_us, LAST_US)
+                command.issued_us += elapsed_us
+                if command.handle is not None:
+                    command.handle.postpone(elapsed_us)
+        self._timers = [(command.due_us or 0, serial, command) for _, serial, command in self._timers]
+        heapq.heapify(self._timers)
 
     def start_timer(self, delay_us: int, handle: TimerHandle) -> Command:
         """Turn ``loop.call_later`` into a command."""
@@ -196,8 +244,9 @@ class Asks:
         if command.kind == "signal":
             self.leave_line(command)
         elif command.kind == "child":
-            if command.taken:
+            if command.taken or self._loop.execution.retry is not None:
                 self._cancel_child(command, "its parent does not wait for it any more")
+            self.given_up[command.id] = None
         elif command.taken:
             self._abandoned.append(command)
 

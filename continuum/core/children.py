@@ -32,6 +32,8 @@ class ChildStart:
         attributes: JSON text; None for its parent's.
         key: the ``id=`` its parent gave, if any.
         generation: how often it was started anew because its parent was retried.
+        retried_us: when its parent was retried last, microseconds since the epoch, or None: a child that has failed by
+            then is retried as well.
     """
 
     id: UUID
@@ -42,6 +44,7 @@ class ChildStart:
     attributes: str | None = None
     key: str | None = None
     generation: int = 0
+    retried_us: int | None = None
 
     def belong_to(self, parent_id: UUID, command_id: str, time_us: int) -> None:
         """Take the id that follows from parent, command and generation."""

@@ -9,12 +9,13 @@ from typing import Any
 from continuum import values
 from continuum.core.drift import told
 from continuum.core.failures import describe_exception
-from continuum.core.history import EventType
+from continuum.core.history import Event, EventType
 from continuum.core.loop import Scope
+from continuum.core.outcomes import blamed
 from continuum.core.releasing import Released
 from continuum.exceptions import ActivityError, DurableValueError
 
-__all__ = ["draw", "patched", "side_effect"]
+__all__ = ["draw", "go_past", "patched", "side_effect"]
 
 
 def side_effect(execution: Any, fn: Any, args: tuple[Any, ...]) -> Any:
@@ -28,22 +29,25 @@ def side_effect(execution: Any, fn: Any, args: tuple[Any, ...]) -> Any:
     name = getattr(fn, "__qualname__", type(fn).__name__)
     returns = values.return_annotation(fn)
     event = execution.recorded.pop(command_id, None)
+    if event is not None:
+        execution.met(event)
+        if event.type != EventType.SIDE_EFFECT or event.name != name:
+            if execution.retry is None:
+                execution.raise_drift(command_id, told(event), f"side_effect {name}")
+            execution.retry.drop(event)
+            event = None
     if event is None:
-        if execution.replaying and not execution.retrying:
+        if execution.replaying and execution.retry is None:
             execution.raise_drift(command_id, "no such record", f"side_effect {name}")
         event = execution.decide(
             EventType.SIDE_EFFECT, command_id, name, _run_aside(execution, fn, args, name, returns)
         )
-    else:
-        execution.met(event)
-        if event.type != EventType.SIDE_EFFECT or event.name != name:
-            execution.raise_drift(command_id, told(event), f"side_effect {name}")
     data = json.loads(event.data)
     if "refused" in data:
-        raise DurableValueError(*data["refused"])
+        raise blamed(DurableValueError(*data["refused"]), command_id)
     if "error" in data:
         error = data["error"]
-        raise ActivityError(name, 1, error["type"], error["message"], error.get("details"))
+        raise blamed(ActivityError(name, 1, error["type"], error["message"], error.get("details")), command_id)
     return values.restore(data["result"], returns)
 
 
@@ -59,6 +63,21 @@ def _run_aside(execution: Any, fn: Any, args: tuple[Any, ...], name: str, return
     finally:
         execution.loop.aside = None
     return f'{{"result":{value}}}'
+
+
+def go_past(execution: Any, event: Event) -> None:
+    """Go past a decision of the code's, which was asked for, and counted, where the code made it."""
+    if event.command_id not in execution.recorded:
+        return
+    if event.type == EventType.PATCHED:
+        # A call of patched() may go once its old branch is gone: what is left is the branch it chose.
+        execution.patches[event.name or ""] = True
+    elif execution.retry is not None:
+        execution.retry.drop(event)
+    else:
+        raise execution.drifted(event, told(event), execution.asked_instead())
+    del execution.recorded[event.command_id]
+    execution.met(event)
 
 
 def patched(execution: Any, name: str) -> bool:

@@ -66,7 +66,7 @@ def _activity_failed(run: Execution, event: Event, data: dict[str, Any]) -> None
     if not command.future.done():
         error = data["error"]
         failure = ActivityError(command.name, data["attempt"], error["type"], error["message"], error.get("details"))
-        command.future.set_exception(blamed(failure, command))
+        command.future.set_exception(blamed(failure, command.id))
 
 
 def _activity_retried(run: Execution, event: Event, data: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def _child_failed(run: Execution, event: Event, data: dict[str, Any]) -> None:
             error.get("message", ""),
             error.get("details"),
         )
-        command.future.set_exception(blamed(failure, command))
+        command.future.set_exception(blamed(failure, command.id))
 
 
 def _timer_fired(run: Execution, event: Event, data: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def _timer_fired(run: Execution, event: Event, data: dict[str, Any]) -> None:
         if command.kind == "signal":
             run.asks.leave_line(command)
             timeout = (command.due_us - command.issued_us) / 1e6
-            command.future.set_exception(SignalTimeoutError(command.name, timeout))
+            command.future.set_exception(blamed(SignalTimeoutError(command.name, timeout), command.id))
         else:
             command.future.set_result(None)
 
@@ -129,11 +129,9 @@ def _cancel_requested(run: Execution, event: Event, data: dict[str, Any]) -> Non
 
 
 def _run_resumed(run: Execution, event: Event, data: dict[str, Any]) -> None:
+    run.asks.known.update(data.get("again", {}))
     for command_id in data.get("renewed", ()):
-        command = run.pending.get(command_id)
-        if command is not None and command.child is not None:
-            command.child.generation += 1
-            command.child.belong_to(run.run.id, command.id, command.issued_us)
+        run.asks.renew(command_id, run.run.id)
 
 
 def _run_forked(run: Execution, event: Event, data: dict[str, Any]) -> None:

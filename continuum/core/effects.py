@@ -157,8 +157,8 @@ class Effect(Coroutine[Any, Any, Any]):
         finally:
             if not command.answered:
                 execution.abandon(command)
-        if self.compensation is not None:
-            execution.sagas.succeeded(self.compensation, command.id, value)
+            elif self.compensation is not None and not execution.closing:
+                execution.sagas.settled(self.compensation, command)
         return value
 
     def _refused(self) -> Generator[Any, Any, None]:

@@ -1,12 +1,13 @@
 """One run in memory: drives a workflow function from its history, and records what comes in.
 
-Live and replay are the same code: every event, fresh or read back, goes through :meth:`Execution._apply`. Whoever
+Live and replay are the same code: every event, fresh or read back, goes through :meth:`Execution.apply`. Whoever
 drives an execution tells it what happened (``activity_completed``, ``timer_fired``, …), and then takes the step it
 made: the events to journal, the commands to carry out once these are durable, and the outcome.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import deque
 from collections.abc import Iterable
@@ -14,12 +15,12 @@ from contextvars import Context
 from typing import Any
 
 from continuum import values
-from continuum.core import delivery, resuming
+from continuum.core import decisions, delivery, resuming
 from continuum.core.asks import Asks
 from continuum.core.children import Successor
 from continuum.core.commands import Command
 from continuum.core.drift import asked, told
-from continuum.core.history import DECISIONS, TERMINAL, Event, EventType, fingerprint
+from continuum.core.history import DECISIONS, RESTARTS, TERMINAL, Event, EventType, fingerprint
 from continuum.core.identity import RunIdentity
 from continuum.core.loop import DeterministicLoop
 from continuum.core.outcomes import Outcome, Step, continuation_of, failure_of, outcome_of
@@ -46,25 +47,31 @@ class Execution:
         self.run = run
         self.arguments = arguments
         self.max_bytes = max_bytes
-        self.loop = DeterministicLoop(self)
+        self._retried_us: int | None = None
+        self._blank(DeterministicLoop(self))
+
+    def _blank(self, loop: DeterministicLoop) -> None:
+        self.loop = loop
         self.seq = 0
         self.outcome: Outcome | None = None
-        self.asks = Asks(self.loop, definition, max_bytes)
+        self.asks = Asks(self.loop, self.definition, self.max_bytes)
         self.pending = self.asks.pending
         self.issue, self.abandon = self.asks.issue, self.asks.abandon
         self.start_timer, self.next_timer = self.asks.start_timer, self.asks.next_timer
         self.progress: str | None = None
         self.cancel_reason: str | None = None
         self._root: Any = None
-        self.seed = (run.seed or run.id).bytes
+        self.seed = (self.run.seed or self.run.id).bytes
         self._journal: list[Event] = []
         self.patches: dict[str, bool] = {}
         self._history: deque[Event] = deque()
         self.recorded: dict[str, Event] = {}
         self._unmet = 0  # events of the history that have been neither delivered nor asked for
-        self._drift: ReplayDriftError | None = None
+        self._last_us = 0  # when the last of them was recorded
+        self._forks = 0  # how many of them are forks that nothing follows
+        self.drift: ReplayDriftError | None = None
         self.sagas = Sagas()
-        self._retry: resuming.Retry | None = None
+        self.retry: resuming.Retry | None = None  # while the code lives through a failure that it need not follow
         self.identities: list[RunIdentity] = []  # who the run becomes at each fork in its history
 
     # -- driving ------------------------------------------------------------------------------------------------
@@ -76,12 +83,7 @@ class Execution:
     @property
     def replaying(self) -> bool:
         """Whether there is history left that the code has not lived through again."""
-        return self._unmet > 0
-
-    @property
-    def retrying(self) -> bool:
-        """Whether the history that is left is that of a failure, which the code need not follow."""
-        return self._retry is not None
+        return self._unmet > self._forks
 
     def begin(self, now_us: int, history: Iterable[Event] = (), *, cancelled: str | None = None) -> None:
         """Start the workflow function.
@@ -91,11 +93,22 @@ class Execution:
             history: its events so far, in order; follow with :meth:`replay`.
             cancelled: why the run was cancelled before it began, or None. Its code then does not run at all.
         """
-        history, self._retry = resuming.prepare(history)
+        events = list(history)
+        self._retried_us = resuming.last_retried_us(events)
+        self._expect(events, *resuming.prepare(events, now_us))
+        self._begin(now_us, cancelled)
+
+    def _expect(self, events: list[Event], history: list[Event], retry: resuming.Retry | None) -> None:
+        """Set out to live through a history."""
+        self.retry = retry
         self._history.extend(history)
-        self._unmet = len(self._history)
-        if self._retry is not None:
-            self.seq = self._retry.seq
+        self._unmet = len(history)
+        self._forks = resuming.forks_at_the_end(history)
+        if events:
+            self.seq, self._last_us = events[-1].seq, events[-1].time_us
+
+    def _begin(self, now_us: int, cancelled: str | None = None) -> None:
+        self.asks.retried_us = self._retried_us
         self.identities = resuming.identities(self.run, self._history)
         self.become(self.identities.pop(0))
         self.recorded = {e.command_id: e for e in self._history if e.type in DECISIONS and e.command_id}
@@ -128,61 +141,37 @@ class Execution:
         Raises:
             ReplayDriftError: the code asks for something else than the history holds.
         """
-        history = self._history
-        if limit is None:
-            limit = len(history)
-        while history and limit > 0:
-            event = history.popleft()
-            limit -= 1
-            if event.type in DECISIONS:
-                self._pass_decision(event)
-                continue
-            self.met(event)
-            if self._retry is None:
-                self._apply(event)
-            else:
-                self._live_through_again(self._retry, event)
-        if history:
-            return False
-        if self._retry is not None:
-            self._resume(self._retry)
+        while True:
+            while self._history:
+                if limit is not None:
+                    if limit <= 0:
+                        return False
+                    limit -= 1
+                self._deliver(self._history.popleft())
+            retry = self.retry
+            if retry is None:
+                break
+            if retry.undone <= retry.again:
+                self.retry = None
+                resuming.resume(self, retry)
+                break
+            # Some steps were undone because of the failure: they have to run again as well, so once more from the top.
+            self._blank(self.loop.renewed())
+            undone = retry.again | retry.undone
+            self._expect(retry.events, *resuming.prepare(retry.events, retry.began_us, undone))
+            self._begin(retry.began_us)
         self.asks.replayed()
         return True
 
-    def _pass_decision(self, event: Event) -> None:
-        """Go past a decision of the code's, which was asked for, and counted, where the code made it."""
-        if event.command_id not in self.recorded:
+    def _deliver(self, event: Event) -> None:
+        if event.type in DECISIONS:
+            decisions.go_past(self, event)
             return
-        if event.type == EventType.PATCHED:
-            # A call of patched() may go once its old branch is gone: what is left is the branch it chose.
-            self.patches[event.name or ""] = True
-        elif self._retry is not None:
-            self._retry.drop(event)
-        else:
-            raise self.drifted(event, told(event), self.asked_instead())
-        del self.recorded[event.command_id]
         self.met(event)
-
-    def _live_through_again(self, retry: resuming.Retry, event: Event) -> None:
-        """Take of the history of a retried run what still fits, now that what failed is to run again."""
-        if not retry.withholds(event):
-            try:
-                self._apply(event)
-                return
-            except ReplayDriftError:
-                if self._drift is not None:
-                    raise
-        retry.drop(event)
-
-    def _resume(self, retry: resuming.Retry) -> None:
-        self._retry = None
-        self.loop.time_us = max(self.loop.time_us, retry.time_us)
-        event = self.decide(EventType.RUN_RESUMED, None, None, retry.record())
-        delivery.HANDLERS[event.type](self, event, json.loads(event.data))
-        if self.outcome is not None:
-            self._record_end(self.outcome)
-        for name, payload in retry.signals:
-            self.signal_received(name, payload, self.loop.time_us)
+        if self.retry is None:
+            self.apply(event)
+        else:
+            resuming.live_through_again(self, self.retry, event)
 
     def met(self, event: Event) -> None:
         self._unmet -= 1
@@ -216,7 +205,7 @@ class Execution:
         data = f'{{"args":{fingerprint(command.args)},"started":{started_us}{more},"result":{result}}}'
         if not self._note(EventType.ACTIVITY_COMPLETED, command, data, ended_us):
             return False
-        # What _apply does with the same event in a replay, short of comparing the command with itself.
+        # What apply() does with the same event in a replay, short of comparing the command with itself.
         self.asks.settle(command)
         delivery.complete(command, values.parse(result))
         self._drain()
@@ -282,7 +271,7 @@ class Execution:
         event = self._note(type_, command, data, time_us, name)
         if event is None:
             return False
-        self._apply(event)
+        self.apply(event)
         return True
 
     def _note(
@@ -304,14 +293,22 @@ class Execution:
 
     # -- applying events ----------------------------------------------------------------------------------------
 
-    def _apply(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
+        """Let an event happen to the code.
+
+        Raises:
+            ReplayDriftError: it does not fit.
+        """
         if event.type in TERMINAL:
             delivery.compare_end(self, event)
             return
-        if self.outcome is not None:
+        if self.outcome is not None and event.type not in RESTARTS:
             raise self.drifted(event, told(event), f"nothing: the code has ended {self.outcome.state}")
-        if event.time_us > self.loop.time_us:
+        elapsed_us = event.time_us - self.loop.time_us
+        if elapsed_us > 0:
             self.loop.time_us = event.time_us
+            if event.type in RESTARTS:
+                self.asks.postpone(elapsed_us)
         handler = delivery.HANDLERS.get(event.type)
         if handler is not None:
             handler(self, event, values.parse(event.data))
@@ -324,18 +321,25 @@ class Execution:
         if self._root is not None:
             self._root.cancel(reason or None)
 
+    def cancel_again(self) -> None:
+        """Cancel the workflow function at its next await: the request came while it could not be told."""
+        root = self._root
+        if self.cancel_reason is not None and root is asyncio.current_task(self.loop):
+            root.uncancel()
+            root.cancel(self.cancel_reason or None)
+
     def become(self, identity: RunIdentity) -> None:
         """Go on as this run: what the code has seen so far it has seen as the run it was forked from."""
         self.run = identity
         self.seed = (identity.seed or identity.id).bytes
-        for command in self.pending.values():
-            if command.child is not None:
-                command.child.belong_to(identity.id, command.id, command.issued_us)
+        self.asks.belong_to(identity.id)
 
     def decide(self, type_: str, command_id: str | None, name: str | None, data: str) -> Event:
         """Journal a decision of the code's."""
         self.seq += 1
-        event = Event(self.seq, type_, command_id, name, data, self.loop.time_us)
+        if self.retry is not None:
+            data = self.retry.placed(data)
+        event = Event(self.seq, type_, command_id, name, data, max(self.loop.time_us, self._last_us))
         self._journal.append(event)
         return event
 
@@ -354,31 +358,27 @@ class Execution:
             if deadlock and self.replaying:
                 raise  # history says that the code once got past here: nothing is to be recorded
             # SystemExit and the like pass through a task on their way: they end the run, never the worker.
-            if deadlock or (self._drift is None and (self._root is None or not self._root.done())):
+            if deadlock or (self.drift is None and (self._root is None or not self._root.done())):
                 self._end(failure_of(exc))
                 return
-        if self._drift is not None:
-            raise self._drift
+        if self.drift is not None:
+            raise self.drift
         root = self._root
         if self.outcome is None and root is not None and root.done():
             goes_on = None if root.cancelled() else continuation_of(root.exception())
             if goes_on is None:
                 self._end(outcome_of(root, self.cancel_reason, self.definition.returns, self.max_bytes))
             else:
-                self._end(Outcome("completed", None, None, successor=self._successor(goes_on.input)))
-
-    def _successor(self, input_: str) -> Successor:
-        id_ = derived_child(self.id, "continued", None, self.loop.time_us)
-        return Successor(id_, input_, self.asks.kept())
+                id_ = derived_child(self.id, "continued", None, self.loop.time_us)
+                self._end(Outcome("completed", None, None, successor=Successor(id_, goes_on.input, self.asks.kept())))
 
     def _end(self, outcome: Outcome) -> None:
+        if outcome.state == "failed":
+            outcome = outcome._replace(cancelled=tuple(self.asks.given_up))
         self.outcome = outcome
         self.asks.abandon_all(outcome.state)
-        if not self._unmet and self._retry is None:
-            self._record_end(outcome)
-
-    def _record_end(self, outcome: Outcome) -> None:
-        self.decide(outcome.event_type, None, None, outcome.event_data)
+        if not self.replaying and self.retry is None:
+            self.decide(outcome.event_type, None, None, outcome.event_data)
 
     # -- words --------------------------------------------------------------------------------------------------
 
@@ -395,5 +395,5 @@ class Execution:
 
     def raise_drift(self, command_id: str, history: str, code: str) -> None:
         # Raised inside user code, which may catch it: kept, so that the drain ends with it whatever the code does.
-        self._drift = ReplayDriftError(self.id, command_id, history, code)
-        raise self._drift
+        self.drift = ReplayDriftError(self.id, command_id, history, code)
+        raise self.drift

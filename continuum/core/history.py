@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import NamedTuple
 
-__all__ = ["DECISIONS", "TERMINAL", "Event", "EventType", "fingerprint"]
+__all__ = ["DECISIONS", "RESTARTS", "TERMINAL", "Event", "EventType", "fingerprint"]
 
 
 class EventType:
@@ -36,6 +36,9 @@ DECISIONS = frozenset({EventType.SIDE_EFFECT, EventType.PATCHED})
 
 #: Events that end a run. Nothing follows them, but for what a person has retried.
 TERMINAL = frozenset({EventType.RUN_COMPLETED, EventType.RUN_CONTINUED, EventType.RUN_FAILED, EventType.RUN_CANCELLED})
+
+#: Events after which a history goes on that had come to a halt. The time between does not count for durations.
+RESTARTS = frozenset({EventType.RUN_RESUMED, EventType.RUN_FORKED})
 
 
 class Event(NamedTuple):

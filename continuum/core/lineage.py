@@ -66,6 +66,11 @@ class _Starting(Effect):
 
     __slots__ = ()
 
+    def compensated_by(self, undo: Any) -> Effect:
+        raise TypeError(
+            "start_child() does not wait for what is to be undone: await the workflow itself, or its handle"
+        )
+
     def _drive(self) -> Generator[Any, Any, Any]:
         execution = self.execution
         if execution.closing:

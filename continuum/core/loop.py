@@ -116,6 +116,9 @@ class TimerHandle(Handle):
     def when(self) -> float:
         return self._when
 
+    def postpone(self, elapsed_us: int) -> None:
+        self._when += elapsed_us / 1e6
+
     def cancel(self) -> None:
         if not self._cancelled:
             self._cancelled = True
@@ -197,6 +200,13 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             _set_running_loop(outer)
             self._ready.clear()
             self.tasks.clear()
+
+    def renewed(self) -> DeterministicLoop:
+        """Close the tasks, and return a new loop for the same run, watched by the same watchdog."""
+        self.close_tasks()
+        loop = DeterministicLoop(self.execution)
+        loop.watch = self.watch
+        return loop
 
     def _close_all(self) -> None:
         generators = list(self._generators)

@@ -25,7 +25,8 @@ END_EVENTS = {
 class Outcome(NamedTuple):
     """How a run ended: ``completed`` with ``result`` (JSON text), ``failed`` or ``cancelled`` with ``error``.
 
-    ``failed`` names the commands whose failures led to that of the run; ``successor`` is the run that goes on.
+    ``failed`` names the commands whose failures led to that of the run, ``cancelled`` those whose children a failed run
+    has had cancelled; ``successor`` is the run that goes on.
     """
 
     state: str
@@ -33,6 +34,7 @@ class Outcome(NamedTuple):
     error: dict[str, Any] | None
     failed: tuple[str, ...] = ()
     successor: Successor | None = None
+    cancelled: tuple[str, ...] = ()
 
     @property
     def event_type(self) -> str:
@@ -45,8 +47,8 @@ class Outcome(NamedTuple):
         if self.successor is not None:
             return f'{{"to":"{self.successor.id}","input":{fingerprint(self.successor.input)}}}'
         if self.error is not None:
-            failed = {"failed": self.failed} if self.failed else {}
-            return json.dumps({"type": self.error["type"], **failed})
+            more = {"failed": self.failed, "cancelled": self.cancelled}
+            return json.dumps({"type": self.error["type"], **{key: ids for key, ids in more.items() if ids}})
         return f'{{"result":{fingerprint(self.result)}}}' if self.result is not None else "{}"
 
 
@@ -76,9 +78,9 @@ def failure_of(exc: BaseException) -> Outcome:
     return Outcome("failed", None, error, tuple(_failed_commands(exc)))
 
 
-def blamed(error: Exception, command: Command) -> Exception:
+def blamed(error: Exception, command_id: str) -> Exception:
     """Note on an error which command it is the outcome of."""
-    error.command_id = command.id  # type: ignore[attr-defined]
+    error.command_id = command_id  # type: ignore[attr-defined]
     return error
 
 

@@ -7,17 +7,19 @@ is that each is begun once, the latest first, and that a cancellation waits unti
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any
 
+from continuum.core.commands import Command
 from continuum.core.effects import Compensation, Effect, current_execution
 from continuum.core.facts import logger
-from continuum.core.releasing import ContinueAsNew, Released
+from continuum.core.outcomes import continuation_of
 
 __all__ = ["Sagas", "compensate", "compensate_all", "saga"]
 
-_frame: ContextVar[list[Compensation] | None] = ContextVar("continuum_saga", default=None)
+_innermost: ContextVar[saga | None] = ContextVar("continuum_saga", default=None)
 
 
 class Sagas:
@@ -28,14 +30,19 @@ class Sagas:
     def __init__(self) -> None:
         self.open: list[Compensation] = []
 
-    def succeeded(self, compensation: Compensation, command_id: str, result: Any) -> None:
-        """An effect with a compensation has succeeded."""
-        compensation.command_id = command_id
-        compensation.result = result
+    def settled(self, compensation: Compensation, command: Command) -> None:
+        """An effect with a compensation has come to an end; if it has succeeded, it can be undone."""
+        future = command.future
+        if not future.done() or future.cancelled() or future.exception() is not None:
+            return
+        compensation.command_id = command.id
+        compensation.result = future.result()
         self.open.append(compensation)
-        frame = _frame.get()
+        frame = _innermost.get()
+        while frame is not None and frame.left:  # by a task that was begun inside and goes on
+            frame = frame.outside
         if frame is not None:
-            frame.append(compensation)
+            frame.inside.append(compensation)
 
     def take(self, compensation: Compensation) -> bool:
         """Tell whether a compensation is to be begun now. It is said once."""
@@ -67,11 +74,12 @@ async def compensate(effect: Effect) -> Any:
         raise ValueError(f"{effect!r} has no compensation: say .compensated_by(...) before it is awaited")
     if not execution.sagas.take(effect.compensation):
         return None
-    result, interrupted = await _shielded(_undo(effect.compensation))
-    if isinstance(result, Exception):
-        raise result
+    result, interrupted = await _shielded(execution, _undo(effect.compensation))
+    failure = result if isinstance(result, Exception) else None
     if interrupted is not None:
-        raise interrupted
+        raise interrupted from failure
+    if failure is not None:
+        raise failure
     return result
 
 
@@ -88,7 +96,7 @@ async def compensate_all(parallel: bool = False) -> list[Exception]:
         asyncio.CancelledError: the run was cancelled meanwhile; raised once all compensations are done.
     """
     execution = current_execution("compensate_all")
-    errors, interrupted = await _shielded(_undo_all(execution, list(execution.sagas.open), parallel))
+    errors, interrupted = await _shielded(execution, _undo_all(execution, execution.sagas.open, parallel))
     if interrupted is not None:
         raise interrupted
     return errors
@@ -106,38 +114,46 @@ class saga:
 
     def __init__(self, parallel: bool = False) -> None:
         self._parallel = parallel
-        self._inside: list[Compensation] = []
-        self._outside: list[Compensation] | None = None
+        self._execution: Any = None
         self._token: Token[Any] | None = None
+        self.inside: list[Compensation] = []
+        self.outside: saga | None = None
+        self.left = False
 
     async def __aenter__(self) -> saga:
-        current_execution("saga")
+        self._execution = current_execution("saga")
         if self._token is not None:
             raise RuntimeError("a saga() can be entered once")
-        self._outside = _frame.get()
-        self._token = _frame.set(self._inside)
+        self.outside = _innermost.get()
+        self._token = _innermost.set(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        execution = self._execution
+        if execution.closing:
+            return False
         assert self._token is not None
-        _frame.reset(self._token)
-        execution = current_execution("saga")
-        if error is None or isinstance(error, Released | GeneratorExit | ContinueAsNew):
-            if self._outside is not None:
-                self._outside += self._inside
-        elif not execution.closing:
-            await _shielded(_undo_all(execution, self._inside, self._parallel))
+        with suppress(ValueError):  # an async generator may end in another task than it began in
+            _innermost.reset(self._token)
+        if error is not None and not isinstance(error, GeneratorExit) and continuation_of(error) is None:
+            reason = execution.cancel_reason
+            _, interrupted = await _shielded(execution, _undo_all(execution, self.inside, self._parallel))
+            if interrupted is not None and reason is None:
+                execution.cancel_again()
+        elif self.outside is not None:
+            self.outside.inside += self.inside
+        self.left = True
         return False
 
 
 async def _undo_all(execution: Any, compensations: list[Compensation], parallel: bool) -> list[Exception]:
-    taken = [each for each in reversed(compensations) if execution.sagas.take(each)]
-    if parallel:
-        results = await asyncio.gather(*map(_undo, taken))
-    else:
-        results = [await _undo(each) for each in taken]
+    results = []
+    # Once more from the end after each: what is still under way elsewhere may have succeeded meanwhile.
+    while open_ := [each for each in reversed(compensations) if not each.taken]:
+        taken = [each for each in (open_ if parallel else open_[:1]) if execution.sagas.take(each)]
+        results += await asyncio.gather(*map(_undo, taken)) if parallel else [await _undo(taken[0])]
     return [result for result in results if isinstance(result, Exception)]
 
 
@@ -150,9 +166,12 @@ async def _undo(compensation: Compensation) -> Any:
         return error
 
 
-async def _shielded(coroutine: Any) -> tuple[Any, asyncio.CancelledError | None]:
+async def _shielded(execution: Any, coroutine: Any) -> tuple[Any, asyncio.CancelledError | None]:
     """Await something to its end whatever happens to the task meanwhile; returns also what wanted to interrupt it."""
-    task = asyncio.get_running_loop().create_task(coroutine)
+    if execution.closing:
+        coroutine.close()
+        await Effect(execution, "timer", None, args=0)  # which is refused
+    task = execution.loop.create_task(coroutine)
     interrupted = None
     while True:
         try:

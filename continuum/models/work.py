@@ -11,8 +11,8 @@ __all__ = ["ActivityResult", "ActivityTask", "Queue", "Schedule", "Worker", "Wor
 class Queue(models.Model):
     """A queue with a limit that holds for the whole cluster. Whoever claims from it holds this row meanwhile.
 
-    ``recent`` is what the rate limit counts: ``[microseconds since the epoch, number of claims]`` of each claim that
-    still falls within the limit's window.
+    ``recent`` is what the rate limit counts: ``[microseconds since the epoch, number of tasks]`` of each claim that
+    still falls within the limit's window. A third element is there until it is known when they have started.
     """
 
     id = models.BigAutoField(primary_key=True)

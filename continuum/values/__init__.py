@@ -9,18 +9,20 @@ The text is compact ASCII. It is meant for PostgreSQL's ``json`` type, which kee
 sort keys and rewrite numbers), and every string in it can be read by ``->>``.
 
 Nothing here imports, evaluates or calls what the text names. The modules, from the ground up: ``refusals`` (errors
-that find their path), ``scalars`` and ``enums`` (single values), ``references`` (values kept elsewhere), ``trees``
-(any value to a JSON tree and back), ``codecs``, ``classes``, ``unions`` and ``annotations`` (the same under an
-annotation), ``jsontext`` (trees and text), ``signatures`` (what a function's annotations are), ``readable`` (for
-people).
+that find their path), ``scalars`` and ``enums`` (single values), ``references`` (values kept elsewhere) and
+``model_refs`` (rows), ``trees`` (any value to a JSON tree and back), ``codecs``, ``classes``, ``unions`` and
+``annotations`` (the same under an annotation), ``jsontext`` (trees and text), ``signatures`` (what a function's
+annotations are), ``readable`` (for people).
 """
 
 from continuum.values.jsontext import decode, encode, parse, restore
+from continuum.values.model_refs import ModelRef
 from continuum.values.readable import display
 from continuum.values.references import register_reference
 from continuum.values.signatures import ParameterAnnotations, parameter_annotations, return_annotation
 
 __all__ = [
+    "ModelRef",
     "ParameterAnnotations",
     "decode",
     "display",

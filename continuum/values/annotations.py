@@ -22,6 +22,7 @@ from continuum.values.codecs import (
     SequenceCodec,
     UnresolvedCodec,
 )
+from continuum.values.references import is_reference_class
 from continuum.values.signatures import class_annotations
 from continuum.values.unions import union_of
 
@@ -132,6 +133,8 @@ def _guarded(
 
 
 def _of_class(kind: type, args: tuple[Codec | None, ...], active: dict[Any, LazyCodec]) -> Codec | None:
+    if is_reference_class(kind):
+        return None  # whatever else it is: the tag says it all
     if issubclass(kind, Enum):
         return _enum_codec(kind) if kind.__members__ else None
     if typing.is_typeddict(kind):

@@ -85,6 +85,11 @@ def _show_seconds(payload: Any) -> str:
     return f"{_expect(str, payload)} s"
 
 
+def _show_model(payload: Any) -> str:
+    label, pk, using = _expect(list, payload)
+    return f"{_expect(str, label)} {_shown(pk)}" + (f" in {_expect(str, using)!r}" if using != "default" else "")
+
+
 _SHOWN = {
     "~any": lambda payload: _shown(payload),
     "~bytes": _show_bytes,
@@ -95,6 +100,7 @@ _SHOWN = {
     "~enum": _show_enum,
     "~frozenset": _show_list,
     "~int": _show_text,
+    "~model": _show_model,
     "~set": _show_list,
     "~str": _show_text,
     "~time": _show_moment,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Reference", "reference_by_tag", "reference_for", "register_reference"]
+__all__ = ["Reference", "is_reference_class", "reference_by_tag", "reference_for", "register_reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,7 @@ class Reference:
     """One kind of reference, as registered."""
 
     tag: str
+    classes: tuple[type, ...]
     matches: Callable[[Any], bool]
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
@@ -48,13 +49,19 @@ def register_reference(
     tag = f"~{name}"
     if not (name.isascii() and name.isidentifier() and name == name.lower()) or tag in OWN_TAGS:
         raise ValueError(f"a reference cannot be named {name!r}")
-    predicate = (lambda value: isinstance(value, match)) if isinstance(match, type | tuple) else match
-    _registered[tag] = Reference(tag, predicate, encode, decode)
+    classes = match if isinstance(match, tuple) else (match,) if isinstance(match, type) else ()
+    predicate = (lambda value: isinstance(value, classes)) if isinstance(match, type | tuple) else match
+    _registered[tag] = Reference(tag, classes, predicate, encode, decode)
 
 
 def reference_for(value: Any) -> Reference | None:
     """The kind of reference a value is to travel as, if any."""
     return next((reference for reference in tuple(_registered.values()) if reference.matches(value)), None)
+
+
+def is_reference_class(kind: type) -> bool:
+    """Whether instances of a class travel as references, as far as classes were registered for that."""
+    return any(issubclass(kind, reference.classes) for reference in tuple(_registered.values()))
 
 
 def reference_by_tag(tag: str) -> Reference | None:

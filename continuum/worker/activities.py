@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 from continuum import values
 from continuum.conf import settings as continuum_settings
-from continuum.core.activity_context import ActivityInfo, current_activity
-from continuum.core.definitions import ActivityDefinition, Retry
+from continuum.core.activity_context import current_activity, current_heartbeat
 from continuum.core.failures import describe_exception
-from continuum.exceptions import ActivityTimeoutError, DurableValueError, NonRetryableError, RetryAfterError
+from continuum.worker import instances
+from continuum.worker.attempt import Attempt, AttemptResult
+from continuum.worker.attempt_errors import failure, stack_of, timeout_failure
 from continuum.worker.hygiene import SharedConnections, ThreadConnections
 from continuum.worker.threads import ThreadPool
+from continuum.worker.transactional import Transactions
 
 __all__ = ["ActivityExecutor", "Attempt", "AttemptResult"]
 
@@ -34,70 +31,6 @@ logger = logging.getLogger("continuum.worker")
 ASYNC_PER_THREAD = 8
 # How long an async attempt may take to end after it was cancelled, before it is reported without it.
 CANCEL_GRACE = 5.0
-_MAX_TRACEBACK = 16 * 1024
-_HERE = os.path.abspath(__file__)
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One attempt of an activity that is to be made.
-
-    Attributes:
-        run_id: the run that asks for it.
-        command_id: the command's path within the run.
-        definition: the activity.
-        args_json: its arguments, as ``definition.encode_arguments`` made them.
-        attempt: 1 for the first one.
-        timeout: seconds from its start, or None.
-        key: given back untouched.
-        retry: the policy of this call; the activity's own unless given.
-        heartbeat_details: what ``activity_info()`` shows of the attempt before.
-        idempotency_key: what ``activity_info()`` shows.
-    """
-
-    run_id: UUID
-    command_id: str
-    definition: ActivityDefinition
-    args_json: str
-    attempt: int
-    timeout: float | None = None
-    key: object = None
-    retry: Retry | None = None
-    heartbeat_details: Any = None
-    idempotency_key: str | None = None
-
-    # Of the executor's own.
-    running: bool = field(default=False, init=False, repr=False)
-    stuck: bool = field(default=False, init=False, repr=False)
-    settled: bool = field(default=False, init=False, repr=False)  # reported or abandoned: nobody waits for it any more
-    timed_out: bool = field(default=False, init=False, repr=False)
-    started_us: int = field(default=0, init=False, repr=False)
-    started: float = field(default=0.0, init=False, repr=False)  # monotonic; 0.0: not begun
-    thread: int = field(default=0, init=False, repr=False)
-    task: asyncio.Task[None] | None = field(default=None, init=False, repr=False)
-    timer: asyncio.TimerHandle | None = field(default=None, init=False, repr=False)
-
-
-@dataclass(slots=True)
-class AttemptResult:
-    """How an attempt ended.
-
-    Attributes:
-        attempt: the attempt.
-        ok: whether it returned.
-        value_json: what it returned, encoded; None when not ok.
-        error: ``{"type", "message", "traceback", "details", "retryable", "retry_after"}``; None when ok.
-            ``retry_after`` is seconds or None.
-        started_us: when it began, in microseconds since the epoch.
-        ended_us: when it ended.
-    """
-
-    attempt: Attempt
-    ok: bool
-    value_json: str | None
-    error: dict[str, Any] | None
-    started_us: int
-    ended_us: int
 
 
 class ActivityExecutor:
@@ -109,6 +42,8 @@ class ActivityExecutor:
         on_results: called on the loop with the attempts that have ended since the last time.
         clock: returns the current time in microseconds since the epoch; called from any thread.
         max_value_bytes: how large a result may be; the setting ``MAX_VALUE_BYTES`` unless given.
+        transactions: makes the attempts of transactional activities; unless given, they are made like any other.
+        on_beat: called, in any thread, with an attempt whose heartbeats are to be recorded.
     """
 
     def __init__(
@@ -119,6 +54,8 @@ class ActivityExecutor:
         on_results: Callable[[list[AttemptResult]], None],
         clock: Callable[[], int],
         max_value_bytes: int | None = None,
+        transactions: Transactions | None = None,
+        on_beat: Callable[[Attempt], None] | None = None,
     ) -> None:
         self.threads = threads
         self.busy = 0  # queued or running, and somebody waits for it
@@ -126,6 +63,8 @@ class ActivityExecutor:
         self._on_results = on_results
         self._clock = clock
         self._max_bytes = max_value_bytes or continuum_settings.MAX_VALUE_BYTES
+        self._transactions = transactions
+        self._on_beat = on_beat
         self._thread_connections = ThreadConnections()
         self._shared_connections = SharedConnections()
         self._pool: ThreadPool[Attempt] = ThreadPool(
@@ -135,7 +74,9 @@ class ActivityExecutor:
         self._flush_coming = False
         self._async_limit = threads * ASYNC_PER_THREAD
         self._async_waiting: deque[Attempt] = deque()
+        self._in_threads = 0  # of those that are busy
         self._tasks: set[asyncio.Task[None]] = set()
+        self._fences: set[asyncio.Task[None]] = set()
         self._closing = self._cut_short = False
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -145,15 +86,43 @@ class ActivityExecutor:
         """How many threads are lost to attempts nobody waits for any more."""
         return self._pool.stuck
 
+    def free(self, is_async: bool) -> int:
+        """Return how many attempts, of ``async def`` activities or of others, would begin at once now."""
+        if self._closing:
+            return 0
+        if is_async:
+            return max(0, self._async_limit - len(self._tasks) - len(self._async_waiting))
+        return max(0, self.threads - self._in_threads - max(0, self._pool.stuck - self.threads))
+
+    def newest(self) -> list[Attempt]:
+        """Return the attempts that wait last in line: for a thread, and for a place on the loop."""
+        last = (self._pool.newest(), self._async_waiting[-1] if self._async_waiting else None)
+        return [attempt for attempt in last if attempt is not None]
+
+    def withdraw(self, until: Attempt, most: int, wanted: Callable[[Attempt], bool]) -> list[Attempt]:
+        """Take back attempts so that they never begin here: the last ``most`` that are ``wanted``, up to ``until``."""
+        if not until.definition.is_async:
+            taken = self._pool.withdraw(until, most, lambda attempt: not attempt.settled and wanted(attempt))
+        else:
+            line = list(self._async_waiting)
+            line = line[: line.index(until) + 1] if until in line else []
+            taken = [attempt for attempt in line if not attempt.settled and wanted(attempt)][-most:]
+        for attempt in taken:
+            self._settle(attempt)  # an async one that is settled is passed over when its turn comes
+        return taken
+
     def submit(self, attempt: Attempt) -> None:
         """Run an attempt as soon as there is room. Never blocks; nothing is run any more once ``close`` was called."""
         if self._closing:
             return
         self.busy += 1
         self._quiet.clear()
-        if attempt.timeout is not None:
-            attempt.timer = self._loop.call_later(attempt.timeout, self._check_timeout, attempt)
+        attempt.submitted = True
+        attempt.note = self._on_beat
+        if (limit := attempt.limit) is not None:
+            attempt.timer = self._loop.call_later(limit, self._check_timeout, attempt)
         if not attempt.definition.is_async:
+            self._in_threads += 1
             self._pool.submit(attempt)
         elif len(self._tasks) < self._async_limit:
             self._start_task(attempt)
@@ -184,10 +153,11 @@ class ActivityExecutor:
                 await self._quiet.wait()
         left = self.busy
         self._cut_short = True
-        for task in self._tasks:
+        left_over = self._tasks | self._fences
+        for task in left_over:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1.0)
+        if left_over:
+            await asyncio.wait(left_over, timeout=1.0)
         self._flush()
         await self._shared_connections.tidy(timeout=1.0)
         return left
@@ -202,13 +172,16 @@ class ActivityExecutor:
         attempt.thread = threading.get_ident()
         attempt.started_us = self._clock()
         attempt.started = time.monotonic()
-        value_json, error = None, None
         try:
-            # A context of its own: what one attempt sets (a language, a time zone) must not reach the next.
-            value_json = Context().run(self._call, attempt)
+            if self._transactions is not None and attempt.definition.default_options.transactional:
+                result = self._transactions.run(attempt, self._call)
+            else:
+                # A context of its own: what one attempt sets (a language, a time zone) must not reach the next.
+                value_json = Context().run(self._call, attempt)
+                result = AttemptResult(attempt, True, value_json, None, attempt.started_us, self._clock())
         except BaseException as exc:
-            error = _failure(attempt, exc)
-        self._ended.append(AttemptResult(attempt, error is None, value_json, error, attempt.started_us, self._clock()))
+            result = AttemptResult(attempt, False, None, failure(attempt, exc), attempt.started_us, self._clock())
+        self._ended.append(result)
         # The results of a burst reach the loop together: only the first one has to wake it.
         if not self._flush_coming:
             self._flush_coming = True
@@ -218,8 +191,9 @@ class ActivityExecutor:
         connections.after()
 
     def _call(self, attempt: Attempt) -> str:
-        current_activity.set(_info(attempt))
-        args, kwargs = _arguments(attempt)
+        current_activity.set(attempt.info())
+        current_heartbeat.set(attempt.beat)
+        args, kwargs = instances.load(attempt, *attempt.arguments())
         return self._encode(attempt, attempt.definition.fn(*args, **kwargs))
 
     def _encode(self, attempt: Attempt, value: Any) -> str:
@@ -239,16 +213,17 @@ class ActivityExecutor:
         attempt.started = time.monotonic()
         value_json, error = None, None
         try:
-            current_activity.set(_info(attempt))
-            args, kwargs = _arguments(attempt)
+            current_activity.set(attempt.info())
+            current_heartbeat.set(attempt.beat)
+            args, kwargs = await instances.aload(attempt, *attempt.arguments())
             value_json = self._encode(attempt, await attempt.definition.fn(*args, **kwargs))
         except BaseException as exc:
             if attempt.settled or self._cut_short:
                 return  # in the latter case it runs again elsewhere: a drain is not the activity's failure
             if isinstance(exc, asyncio.CancelledError) and attempt.timed_out:
-                error = _timeout_failure(attempt, describe_exception(exc)["traceback"])
+                error = timeout_failure(attempt, describe_exception(exc)["traceback"])
             else:
-                error = _failure(attempt, exc)
+                error = failure(attempt, exc)
         if attempt.settled:
             return
         if self._shared_connections.used:
@@ -268,30 +243,43 @@ class ActivityExecutor:
                 self._start_task(attempt)
 
     def _check_timeout(self, attempt: Attempt) -> None:
-        """A timed attempt was submitted at least its timeout ago: has it also been running for that long?"""
-        assert attempt.timeout is not None
+        """A timed attempt was submitted, or looked at, a while ago: has its time come?"""
         if attempt.settled:
             return
-        if not attempt.started:
-            left = max(attempt.timeout, 0.01)
-        else:
-            left = attempt.started + attempt.timeout - time.monotonic()
-        if left > 0:
+        now = time.monotonic()
+        left, silent = attempt.time_left(now)
+        if attempt.timed_out:  # and cancelled, but it does not end
+            self._report_timeout(attempt, "")
+        elif left > 0:
             attempt.timer = self._loop.call_later(left, self._check_timeout, attempt)
-        elif attempt.task is None:
-            where = _stack_of(attempt.thread)
-            # False: it has just ended, and its result is on the way.
-            if self._pool.give_up(attempt):
-                self._report_timeout(attempt, where)
-        elif not attempt.timed_out:
-            attempt.timed_out = True
+        elif attempt.task is not None:
+            attempt.timed_out, attempt.silent = True, silent
             attempt.task.cancel()
             attempt.timer = self._loop.call_later(CANCEL_GRACE, self._check_timeout, attempt)
         else:
-            self._report_timeout(attempt, "")
+            where = stack_of(attempt.thread)
+            # False: it has just ended, and its result is on the way.
+            if self._pool.give_up(attempt):
+                attempt.timed_out, attempt.silent = True, silent
+                if self._transactions is not None and attempt.definition.default_options.transactional:
+                    fence = self._loop.create_task(self._fence(attempt, where))
+                    self._fences.add(fence)
+                    fence.add_done_callback(self._fences.discard)
+                else:
+                    self._report_timeout(attempt, where)
+
+    async def _fence(self, attempt: Attempt, where: str) -> None:
+        """Report a timeout once it is certain that the attempt cannot take effect any more; or that it has."""
+        assert self._transactions is not None
+        value_json = await self._transactions.fence(attempt)
+        if value_json is None:
+            self._report_timeout(attempt, where)
+        else:
+            self._ended.append(AttemptResult(attempt, True, value_json, None, attempt.started_us, self._clock()))
+            self._flush()
 
     def _report_timeout(self, attempt: Attempt, where: str) -> None:
-        error = _timeout_failure(attempt, where)
+        error = timeout_failure(attempt, where)
         self._ended.append(AttemptResult(attempt, False, None, error, attempt.started_us, self._clock()))
         self._flush()
 
@@ -300,9 +288,12 @@ class ActivityExecutor:
         if attempt.timer is not None:
             attempt.timer.cancel()
             attempt.timer = None
-        self.busy -= 1
-        if not self.busy:
-            self._quiet.set()
+        if attempt.submitted:
+            self.busy -= 1
+            if not attempt.definition.is_async:
+                self._in_threads -= 1
+            if not self.busy:
+                self._quiet.set()
 
     def _flush(self) -> None:
         # Before taking the results: one that is added from now on finds the flag down and wakes the loop again.
@@ -311,58 +302,11 @@ class ActivityExecutor:
         batch = []
         while ended:
             result = ended.popleft()
-            if not result.attempt.settled:
-                self._settle(result.attempt)
+            attempt = result.attempt
+            if not attempt.settled:
+                self._settle(attempt)
+                # Its context knows the attempt: without the cycle nothing is left to the garbage collector.
+                attempt.task = None
                 batch.append(result)
         if batch:
             self._on_results(batch)
-
-
-def _info(attempt: Attempt) -> ActivityInfo:
-    return ActivityInfo(
-        attempt.run_id,
-        attempt.definition.name,
-        attempt.attempt,
-        attempt.heartbeat_details,
-        attempt.idempotency_key,
-    )
-
-
-def _arguments(attempt: Attempt) -> tuple[list[Any], dict[str, Any]]:
-    text = attempt.args_json
-    if text == "[]":
-        return [], {}
-    try:
-        return attempt.definition.decode_arguments(text)
-    except DurableValueError:
-        raise
-    except Exception as error:
-        reason = f"{attempt.definition.name} cannot take what was recorded ({type(error).__name__}: {error})"
-        raise DurableValueError("input", reason) from error
-
-
-def _failure(attempt: Attempt, exc: BaseException) -> dict[str, Any]:
-    retry = attempt.retry or attempt.definition.default_options.retry
-    error = describe_exception(exc)
-    error["retryable"] = not isinstance(exc, NonRetryableError | DurableValueError) and retry.allows(exc)
-    error["retry_after"] = exc.delay if isinstance(exc, RetryAfterError) else None
-    return error
-
-
-def _timeout_failure(attempt: Attempt, where: str) -> dict[str, Any]:
-    assert attempt.timeout is not None
-    error = _failure(attempt, ActivityTimeoutError(attempt.definition.name, attempt.timeout))
-    if where:
-        error["traceback"] = where
-    return error
-
-
-def _stack_of(thread: int) -> str:
-    """Return what a thread is doing, from the activity's own frame on."""
-    frame = sys._current_frames().get(thread)
-    if frame is None:
-        return ""
-    frames = traceback.extract_stack(frame)
-    own = max((index for index, entry in enumerate(frames) if entry.filename == _HERE), default=-1)
-    text = "".join(traceback.format_list(frames[own + 1 :]))
-    return f"The attempt timed out here (most recent call last):\n{text[-_MAX_TRACEBACK:]}" if text else ""

@@ -17,10 +17,12 @@ from continuum.worker.suspects import chances
 
 __all__ = [
     "ClaimedRun",
+    "Standing",
     "claim_due",
     "claim_mail",
     "claim_suspect",
-    "history_sizes",
+    "claimed_again",
+    "heartbeats_of_runs",
     "load_histories",
     "owned_by",
     "unread_of_runs",
@@ -39,6 +41,7 @@ class ClaimedRun(NamedTuple):
     input: str
     claimed_us: int
     deadline_us: int | None
+    is_successor: bool
     is_new: bool
     has_mail: bool
     recoveries: int
@@ -73,23 +76,34 @@ async def _claim(
     return [_claimed(row) for row in await cursor.fetchall()]
 
 
-async def owned_by(connection: psycopg.AsyncConnection[Any], worker_id: int) -> list[ClaimedRun]:
-    """Return every run a worker owns."""
-    cursor = await connection.execute(load("claimed_by_worker"), {"worker": worker_id})
+async def owned_by(
+    connection: psycopg.AsyncConnection[Any], worker_id: int, known: Iterable[int] = ()
+) -> list[ClaimedRun]:
+    """Return the runs a worker owns, without those whose tokens are ``known``."""
+    parameters = {"worker": worker_id, "tokens": plain_array(list(known))}
+    cursor = await connection.execute(load("claimed_by_worker"), parameters, prepare=True)
     return [_claimed(row) for row in await cursor.fetchall()]
 
 
 def _claimed(row: tuple[Any, ...]) -> ClaimedRun:
-    run_id, token, workflow, version, hash_, namespace, input_, parent, seed, started, *rest = row
-    identity = RunIdentity(run_id, namespace, version, parent, started, seed)
+    run_id, token, workflow, version, hash_, namespace, input_, parent, seed, depth, started, *rest = row
+    identity = RunIdentity(run_id, namespace, version, parent, started, seed, depth)
     return ClaimedRun(identity, token, workflow, version, hash_, input_, *rest)
 
 
-async def history_sizes(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, int]:
-    """Return how many events the history of each run holds."""
+class Standing(NamedTuple):
+    """What there is of a run that was claimed before: its events, its commands that are out as tasks, and mail."""
+
+    events: int
+    queued: list[str]
+    has_mail: bool
+
+
+async def claimed_again(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, Standing]:
+    """Return how runs stand that were claimed before. To be asked before their mail is read."""
     parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
-    cursor = await connection.execute(load("history_sizes"), parameters, prepare=True)
-    return dict(await cursor.fetchall())
+    cursor = await connection.execute(load("claimed_again"), parameters, prepare=True)
+    return {run_id: Standing(*rest) for run_id, *rest in await cursor.fetchall()}
 
 
 async def load_histories(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, list[Event]]:
@@ -113,3 +127,15 @@ async def unread_of_worker(connection: psycopg.AsyncConnection[Any], worker_id: 
     """Return the unread messages of all runs a worker owns, oldest first, at most ``limit``."""
     cursor = await connection.execute(load("inbox_of_worker"), {"worker": worker_id, "limit": limit}, prepare=True)
     return [Message(*row) for row in await cursor.fetchall()]
+
+
+async def heartbeats_of_runs(
+    connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]
+) -> dict[UUID, dict[str, str]]:
+    """Return the details of the last heartbeats that attempts of these runs have left: by run and command, as JSON."""
+    found: dict[UUID, dict[str, str]] = {}
+    parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
+    cursor = await connection.execute(load("heartbeats_of_runs"), parameters, prepare=True)
+    for run_id, command_id, details in await cursor.fetchall():
+        found.setdefault(run_id, {})[command_id] = details or "null"
+    return found

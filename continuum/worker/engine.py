@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
 from continuum.core.commands import Command
 from continuum.core.definitions import registry
 from continuum.core.execution import Execution, Outcome
-from continuum.core.history import Event
+from continuum.core.history import Event, EventType
 from continuum.core.watching import Watch
 from continuum.worker import rows, sending, setbacks
 from continuum.worker.activities import ActivityExecutor
@@ -28,6 +26,8 @@ from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, LiveRun, Message
 from continuum.worker.mail import Mail
+from continuum.worker.pump import Pump
+from continuum.worker.queued import Queued
 from continuum.worker.summaries import Summaries
 from continuum.worker.suspects import Suspects
 from continuum.worker.timers import Timers
@@ -36,10 +36,9 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger("continuum.worker")
 
-# How long work may keep the loop before others get a turn, in seconds.
-SLICE = 0.005
 # Events replayed before others get a turn.
 REPLAY_CHUNK = 200
+_TIME_IS_OVER = "the run's timeout is over"
 
 
 class Engine:
@@ -70,7 +69,6 @@ class Engine:
         on_done: Callable[[list[UUID]], None],
         on_released: Callable[[list[UUID]], None],
     ) -> None:
-        self._loop = loop
         self._clock = clock
         self._timers = timers
         self._concurrency = concurrency
@@ -88,40 +86,17 @@ class Engine:
         self.suspects = Suspects(loop, self._change.set)
         self.watch = Watch()
         self.mail = Mail(self, clock)
+        self.queued = Queued(self)
         self.attempts = Attempts(self, clock, timers, self._change.set)
         timers.wanted = _wanted
         self.summaries = Summaries(lambda: self.journal, self._make_room)
-        self._work: deque[tuple[Callable[..., None], LiveRun, tuple[Any, ...]]] = deque()
-        self._pumping = False
+        self._pump = Pump(loop, self._attend, self._change.set)
+        self.post = self._pump.post
 
     def connect(self, journal: Journal, executor: ActivityExecutor) -> None:
         """Say where records and attempts go."""
         self.journal = journal
         self.attempts.executor = executor
-
-    # -- the pump -----------------------------------------------------------------------------------------------
-
-    def post(self, fn: Callable[..., None], live: LiveRun, *args: Any) -> None:
-        """Have ``fn(live, *args)`` called from the pump, unless the run is gone by then."""
-        self._work.append((fn, live, args))
-        if not self._pumping:
-            self._pumping = True
-            self._loop.call_soon(self._pump)
-
-    def _pump(self) -> None:
-        work = self._work
-        until = time.monotonic() + SLICE
-        while work:
-            fn, live, args = work.popleft()
-            if not live.gone and not live.leaving:
-                self._attend(fn, live, args)
-            if time.monotonic() > until:
-                break
-        if work:
-            self._loop.call_soon(self._pump)
-        else:
-            self._pumping = False
-            self._change.set()
 
     def _attend(self, fn: Callable[..., None], live: LiveRun, args: tuple[Any, ...]) -> None:
         """Call ``fn``; whatever it raises is this run's trouble, and no other's."""
@@ -132,7 +107,7 @@ class Engine:
                 setbacks.see_to(self.journal, self._clock, live, error)
                 self._leave(live)
         except Exception:
-            logger.critical("run %s: cannot be given back; the end of the lease frees it", live.id, exc_info=True)
+            logger.critical("run %s: cannot be given back; it is taken up again in a while", live.id, exc_info=True)
             self.lose(live)
 
     # -- coming in ----------------------------------------------------------------------------------------------
@@ -141,15 +116,28 @@ class Engine:
         """Return how many more runs may be claimed now."""
         return 0 if self.draining else max(0, self._concurrency - self.active)
 
-    def admit(self, claimed: ClaimedRun, history: list[Event], messages: list[Message]) -> None:
-        """Take up a run that was just claimed."""
+    def admit(
+        self,
+        claimed: ClaimedRun,
+        history: list[Event],
+        messages: list[Message],
+        queued: Iterable[str] = (),
+        beats: dict[str, str] | None = None,
+    ) -> None:
+        """Take up a run that was just claimed.
+
+        Args:
+            queued: the ids of its commands that are out as tasks.
+            beats: the last heartbeats of its activities, by command, as JSON text.
+        """
         definition = registry.workflow(claimed.workflow, claimed.version)
         execution = Execution(definition, claimed.identity, claimed.input, max_bytes=self._max_value_bytes)
         execution.loop.watch = self.watch
         live = LiveRun(claimed.identity.id, claimed.token, definition, execution, claimed.claimed_us)
         live.deadline_us = claimed.deadline_us
-        live.recorded = history[-1].seq if history else 0
         live.recoveries = claimed.recoveries
+        live.beats = beats or {}
+        live.queued.update(queued)
         known = self.live.get(live.id)
         if known is not None:
             self.lose(known)
@@ -158,6 +146,8 @@ class Engine:
         live.replaying = True
         self.suspects.admit(live)
         live.seen.update(message.id for message in messages)
+        live.recorded = history[-1].seq if history else 0
+        live.asked_to_stop = next((message for message in messages if message.kind == "cancel"), None)
         self._make_room()
         self.post(self._begin, live, history, messages, claimed.is_new)
 
@@ -165,10 +155,13 @@ class Engine:
         self.suspects.judge(live)
         # Only of a run that nobody claimed before is it certain that its code has done nothing yet: one without history
         # may have begun an activity, and be due to clean up.
-        cancelled = next((m for m in messages if m.kind == "cancel"), None) if is_new else None
-        if cancelled is not None:
-            self.journal.entry(live).consumed.append(cancelled.id)
-        live.execution.begin(live.claimed_us, history, cancelled=None if cancelled is None else cancelled.reason)
+        cancelled: str | None = None
+        if is_new and live.asked_to_stop is not None:
+            self.journal.entry(live).remove(live.asked_to_stop)
+            cancelled = live.asked_to_stop.reason
+        elif is_new and live.deadline_us is not None and live.deadline_us <= self._clock.now_us():
+            cancelled = _TIME_IS_OVER
+        live.execution.begin(live.claimed_us, history, cancelled=cancelled)
         self._replay(live, messages)
 
     def _replay(self, live: LiveRun, messages: list[Message]) -> None:
@@ -179,6 +172,8 @@ class Engine:
             self.post(self._replay, live, messages)
             return
         live.replaying = False
+        live.asked_to_stop = None
+        self.queued.drop_stale(live)
         if live.deadline_us is not None:
             self._timers.schedule(live.deadline_us, self._on_deadline, live)
         # Messages first: what they cancel must not be started once more.
@@ -207,7 +202,7 @@ class Engine:
             self.post(self._expire, live)
 
     def _expire(self, live: LiveRun) -> None:
-        live.execution.cancel_requested("the run's timeout is over", self._clock.now_us())
+        live.execution.cancel_requested(_TIME_IS_OVER, self._clock.now_us())
         self.advance(live)
 
     # -- what follows -------------------------------------------------------------------------------------------
@@ -220,6 +215,9 @@ class Engine:
             entry.events += journal
             for event in journal:
                 entry.size += len(event.data)
+                if event.type == EventType.CANCEL_REQUESTED:
+                    # Also the children it has from the run it continues, of which its code knows nothing.
+                    entry.send().cascade = live.execution.cancel_reason
             if live.recoveries:
                 self.summaries.clear(live, entry)
         if abandoned:
@@ -229,7 +227,7 @@ class Engine:
         if outcome is not None:
             self._end(live, outcome)
             return
-        if commands:
+        if commands and (commands := self.queued.route(live, commands)):
             self.start_when_durable(live, commands)
         timer = live.execution.next_timer()
         if timer is not None and (live.timer_us is None or timer.due_us < live.timer_us):
@@ -283,7 +281,7 @@ class Engine:
         if live.gone:
             return
         if entry.last_resort:
-            self.lose(live)  # even the report of the failure is refused: the lease's end has to free the run
+            self.lose(live)  # even the report of the failure is refused: it is taken up again in a while
             return
         setbacks.record_refusal(self.journal, self._clock, live, entry, error)
         self._leave(live)
@@ -296,6 +294,8 @@ class Engine:
         entry.update = rows.ended(live, outcome, last.time_us if last else self._clock.now_us())
         entry.size += len(outcome.result or "")
         sending.send_end(entry, outcome)
+        if live.beats:
+            self.attempts.forget_beats(live, list(live.beats))
         self._leave(live)
 
     def _leave(self, live: LiveRun) -> None:
@@ -326,7 +326,7 @@ class Engine:
         """Drop every run: the lease is lost."""
         for live in list(self.live.values()):
             self.lose(live)
-        self._work.clear()
+        self._pump.work.clear()
         self._timers.clear()
         self.attempts.waiting = 0
 
@@ -372,7 +372,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether anything is being done, or is about to be tried again."""
-        return bool(self.active or self.attempts.waiting or self._work or self.suspects.trying)
+        return bool(self.active or self.attempts.waiting or self._pump.work or self.suspects.trying)
 
     async def idle(self) -> None:
         """Wait until no run makes progress."""
@@ -382,7 +382,7 @@ class Engine:
 
     async def quiesce(self) -> None:
         """Wait until all that has come in is taken up and durable."""
-        while self._work:
+        while self._pump.work:
             self._change.clear()
             await self._change.wait()
         await self.journal.flush()

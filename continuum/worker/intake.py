@@ -14,16 +14,19 @@ from uuid import UUID
 
 import psycopg
 
-from continuum.worker import claims
+from continuum.worker import claims, forwarding
 from continuum.worker.claims import ClaimedRun
 from continuum.worker.connections import Backoff
 from continuum.worker.engine import Engine
+from continuum.worker.forwarding import Chains
 from continuum.worker.live import Message
 
 __all__ = ["Intake"]
 
 logger = logging.getLogger("continuum.worker")
 
+# Seconds between looks for runs that a claim gave to this worker after it had given up waiting for the answer.
+STRANGERS_EVERY = 5.0
 # Runs claimed by one statement: a share of what may run at once, so that several workers divide a backlog fairly.
 MOST_CLAIMED = 200
 # Messages fetched by one poll; what is left comes with the next.
@@ -31,7 +34,10 @@ MOST_POLLED = 5_000
 # Events read at once: a bound on memory, and on how long the loop is kept from other work.
 MOST_LOADED = 5_000
 # The share of the time that may go into looking for runs with mail: beyond it hints have to wait, for the poll at most.
+# Likewise for looking for mail that lies in the inboxes of continued runs.
 MAIL_SHARE = 0.05
+# What was under way to a run when it was continued has arrived after so long, mostly; the poll finds the rest.
+STRAYS_DELAY = 0.05
 
 
 class Intake:
@@ -43,6 +49,7 @@ class Intake:
         workflows: names of the workflows it can run.
         engine: takes up what comes in.
         poll_interval: seconds between looks that no hint asked for.
+        on_forwarded: called with runs to which a message was forwarded, and the worker that owns each, or None.
     """
 
     def __init__(
@@ -53,12 +60,17 @@ class Intake:
         engine: Engine,
         *,
         poll_interval: float,
+        on_forwarded: Callable[[dict[UUID, int | None]], None] = lambda news: None,
     ) -> None:
         self._connect = connect
         self._worker_id = worker_id
         self._workflows = sorted(set(workflows))
         self._engine = engine
         self._poll_interval = poll_interval
+        self._on_forwarded = on_forwarded
+        self._chains = Chains()
+        self._strays_not_before = 0.0
+        self._strays_of: set[UUID] = set()  # runs in whose inboxes there may be mail for their successors
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._connected_before = False
         self._link = asyncio.Lock()
@@ -69,6 +81,7 @@ class Intake:
         self._suspects_wanted = True
         engine.suspects.on_free = self.on_suspects
         self._claiming = False
+        self._answering = 0
         self._missed: set[UUID] = set()  # runs with news that arrived while they were perhaps being claimed
         self._news = asyncio.Event()
         self._news_of: set[UUID] = set()
@@ -114,12 +127,18 @@ class Intake:
         else:
             live = self._engine.live
             self._news_of.update(run_id for run_id in run_ids if run_id in live)
-            strangers = [run_id for run_id in run_ids if run_id not in live]
+            self._strays_of |= (late := self._chains.known(run_ids))
+            strangers = [run_id for run_id in run_ids if run_id not in live and run_id not in late]
             if strangers and self._claiming:
                 self._missed.update(strangers)
             elif strangers:
                 self.on_mail()  # nobody's, or given back meanwhile: the message makes a run claimable
         self._news.set()
+
+    def on_continued(self, run_ids: list[UUID]) -> None:
+        """These runs were continued: what somebody was sending them meanwhile will lie in the wrong inbox."""
+        self._chains.continued(run_ids)
+        asyncio.get_running_loop().call_later(STRAYS_DELAY, self.on_runs, run_ids)
 
     def look_at_all(self) -> None:
         """Hints may have been missed, or the time for a look has come."""
@@ -133,10 +152,13 @@ class Intake:
         """Look for runs to claim once more; returns whether there was nothing to do."""
         self._looked.clear()
         self._read_all.clear()
+        self._strays_not_before = 0.0
         self.look_at_all()
         await self._looked.wait()
         await self._read_all.wait()
-        return not self._engine.busy and not self._news.is_set()
+        # Asked for meanwhile: a child that has ended has a parent to tell, what was forwarded may be for anybody.
+        asked = self._news.is_set() or self._claim_wanted.is_set() or self._answering > 0
+        return not self._engine.busy and not asked
 
     # -- the connection -----------------------------------------------------------------------------------------
 
@@ -159,25 +181,35 @@ class Intake:
                         self._connection = None
                     await asyncio.sleep(backoff.next())
 
+    async def _answer(self, wish: asyncio.Event, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]]) -> None:
+        """Do what was wished for; until that is done the wish counts as open."""
+        wish.clear()
+        self._answering += 1
+        try:
+            await self.use(fn)
+        finally:
+            self._answering -= 1
+
     async def _adopt_unknown(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Take up runs that a claim gave to this worker although its answer never arrived."""
         live = self._engine.live
-        # Known by their tokens before or after: one that is given back meanwhile is not to be taken up again, and one
-        # that is known from an earlier claim only is.
-        before = {run_id: run.token for run_id, run in live.items()}
-        owned = await claims.owned_by(connection, self._worker_id)
-        known = set(before.items()) | {(i, run.token) for i, run in live.items()}
-        await self._admit(connection, [run for run in owned if (run.identity.id, run.token) not in known])
+        # Known by their tokens: a run that is known from an earlier claim only is to be taken up.
+        owned = await claims.owned_by(connection, self._worker_id, [run.token for run in live.values()])
+        if owned:
+            logger.warning("%d runs were claimed by a statement whose answer was lost: taken up now", len(owned))
+            await self._admit(connection, owned)
 
     # -- claiming -----------------------------------------------------------------------------------------------
 
     async def _claim_forever(self) -> None:
         while True:
             await self._claim_wanted.wait()
-            self._claim_wanted.clear()
-            await self.use(self._claim_round)
+            await self._answer(self._claim_wanted, self._claim_round)
 
     async def _claim_round(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        if not self._workflows:
+            self._looked.set()
+            return
         mail = self._mail_wanted and time.monotonic() >= self._mail_not_before
         if mail:
             self._mail_wanted = False
@@ -215,53 +247,102 @@ class Intake:
 
     async def _admit(self, connection: psycopg.AsyncConnection[Any], claimed: list[ClaimedRun]) -> None:
         again = [run.identity.id for run in claimed if not run.is_new]
+        standing = await claims.claimed_again(connection, again) if again else {}
+        sizes = {run_id: found.events for run_id, found in standing.items()}
         has_mail = {run.identity.id for run in claimed if run.has_mail}
-        sizes = await claims.history_sizes(connection, again) if again else {}
+        has_mail.update(run_id for run_id, found in standing.items() if found.has_mail)
+        beats = await claims.heartbeats_of_runs(connection, again) if again else {}
+        if successors := [run.identity.id for run in claimed if run.is_successor]:
+            await self._chains.begun(connection, successors)
+            has_mail.update(successors)
         for group in _groups(claimed, sizes):
             run_ids = [run.identity.id for run in group]
             histories = await claims.load_histories(connection, run_ids) if not sizes.keys().isdisjoint(run_ids) else {}
             mail: dict[UUID, list[Message]] = {}
             if not has_mail.isdisjoint(run_ids):
-                self._engine.mail.reading()
-                for message in await claims.unread_of_runs(connection, run_ids):
+                for message in await self._unread(connection, set(run_ids)):
                     mail.setdefault(message.run_id, []).append(message)
             for run, run_id in zip(group, run_ids, strict=True):
-                self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []))
+                queued = standing[run_id].queued if run_id in standing else ()
+                self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []), queued, beats.get(run_id))
 
     # -- messages -----------------------------------------------------------------------------------------------
 
     async def _read_forever(self) -> None:
         while True:
             await self._news.wait()
-            self._news.clear()
-            await self.use(self._read)
+            await self._answer(self._news, self._read)
 
     async def _read(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        run_ids, everything = self._news_of, self._news_of_all
-        self._news_of, self._news_of_all = set(), False
-        self._engine.mail.reading()
+        run_ids, everything, strays_of = self._news_of, self._news_of_all, self._strays_of
+        self._news_of, self._news_of_all, self._strays_of = set(), False, set()
         try:
             if everything:
-                messages = await claims.unread_of_worker(connection, self._worker_id, MOST_POLLED)
+                strays_of |= await self._find_strays(connection)
+            if strays_of:
+                run_ids |= await self._forward(connection, strays_of)
+            if everything:
+                messages = await self._unread(connection, None)
             elif run_ids:
-                messages = await claims.unread_of_runs(connection, run_ids)
+                messages = await self._unread(connection, run_ids)
             else:
                 return
         except BaseException:
             self._news_of |= run_ids
             self._news_of_all = self._news_of_all or everything
+            self._strays_of |= strays_of
             raise
         self._engine.mail.deliver(messages)
         if everything and not self._news_of_all:
             self._read_all.set()
 
+    async def _unread(self, connection: psycopg.AsyncConnection[Any], run_ids: set[UUID] | None) -> list[Message]:
+        """Return the unread messages of these runs, or of all that this worker has, in the order they were sent."""
+        before = self._chains.before(run_ids)
+        for last in (False, True):
+            self._engine.mail.reading()
+            if run_ids is None:
+                messages = await claims.unread_of_worker(connection, self._worker_id, MOST_POLLED)
+                late = await claims.unread_of_runs(connection, before) if before and not last else []
+            else:
+                # At one moment: what is being forwarded stands in the one inbox or in the other.
+                messages = await claims.unread_of_runs(connection, run_ids | before)
+                late = [message for message in messages if message.run_id in before]
+            if not late:
+                break
+            await self._forward(connection, {message.run_id for message in late})
+        return messages
+
+    async def _find_strays(self, connection: psycopg.AsyncConnection[Any]) -> set[UUID]:
+        began = time.monotonic()
+        if began < self._strays_not_before:
+            return set()
+        found = await forwarding.find_strays(connection)
+        now = time.monotonic()
+        # Its cost grows with all the mail that lies unread, and most of what it looks for has been found by then.
+        self._strays_not_before = now + (now - began) / MAIL_SHARE
+        return set(found)
+
+    async def _forward(self, connection: psycopg.AsyncConnection[Any], run_ids: set[UUID]) -> set[UUID]:
+        """Bring mail to the tips of chains; returns those tips that are this worker's."""
+        news = await forwarding.forward(connection, run_ids)
+        if news:
+            self._on_forwarded(news)
+        return {run_id for run_id, owner in news.items() if owner == self._worker_id}
+
     async def _poll_forever(self) -> None:
         # Never quite the same pause, so that nodes started together do not ask together for ever.
         place = 0.0
+        looked = time.monotonic()
         while True:
             place = (place + 0.618) % 1.0
             await asyncio.sleep(self._poll_interval * (0.8 + 0.2 * place))
+            self._chains.forget()
             self.look_at_all()
+            # The look after the connection broke is not enough: the server may have been at the claim for longer.
+            if time.monotonic() - looked >= STRANGERS_EVERY:
+                await self.use(self._adopt_unknown)
+                looked = time.monotonic()
 
 
 def _groups(claimed: list[ClaimedRun], sizes: Mapping[UUID, int]) -> Iterator[list[ClaimedRun]]:

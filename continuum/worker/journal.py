@@ -242,6 +242,7 @@ class Journal:
         kept_runs: list[str] = []
         kept: list[int] = []
         update_runs: list[str] = []
+        update_tokens: list[int] = []
         updates: list[RowUpdate] = []
         for entry in batch:
             hex_ = entry.live.hex
@@ -256,6 +257,7 @@ class Journal:
                 kept += entry.kept
             if entry.update is not None:
                 update_runs.append(hex_)
+                update_tokens.append(entry.live.token)
                 updates.append(entry.update)
         return {
             "worker": self._worker_id,
@@ -273,6 +275,7 @@ class Journal:
             "kept_runs": plain_array(kept_runs),
             "kept": plain_array(kept),
             "update_runs": plain_array(update_runs),
+            "update_tokens": plain_array(update_tokens),
             "states": plain_array([u.state for u in updates]),
             "keep_owner": plain_array([u.keep_owner for u in updates]),
             "waiting_on": text_array([u.waiting_on for u in updates]),

@@ -21,6 +21,7 @@ import psycopg
 from continuum.worker.connections import Backoff, brief
 from continuum.worker.sql import load
 from continuum.worker.suspects import chances
+from continuum.worker.task_claims import release_of_dead
 
 __all__ = [
     "LOCK_CLASS",
@@ -234,7 +235,7 @@ async def declare_dead(
     trust_locks: bool = True,
     confirmation: float = LOCK_CONFIRMATION,
 ) -> list[int]:
-    """Declare dead the other nodes that are, free their runs, and return their ids.
+    """Declare dead the other nodes that are, free their runs and tasks, and return their ids.
 
     Any number of nodes may do this at the same time. A node without its lock is looked at again after ``confirmation``
     seconds: it may just be reconnecting.
@@ -258,6 +259,7 @@ async def declare_dead(
     dead = sorted(row[0] for row in await cursor.fetchall())
     if dead:
         await _release(connection, dead)
+        await release_of_dead(connection, dead)
     return dead
 
 

@@ -65,6 +65,13 @@ class Entry:
         self.size = 0
         self.last_resort = False
 
+    def remove(self, message: Message) -> None:
+        """Have a message that is taken up by this entry disappear from the inbox.
+
+        One with a delivery id stays, marked, so that a repeat of it is recognised.
+        """
+        (self.consumed if message.delivery_id is None else self.kept).append(message.id)
+
     def send(self) -> Outbox:
         """Return what is sent along with this entry, to add to."""
         if self.outbox is None:
@@ -82,6 +89,8 @@ class LiveRun:
         unacknowledged: entries handed to the journal that are not durable yet.
         attempts: running or queued local attempts by command id.
         retries: ids of the commands that wait for their next attempt.
+        beats: by command id, the details of the last heartbeat, as JSON text: what has a row, or may have one.
+        queued: ids of the commands that are out as tasks, for whichever worker serves their queue.
         seen: inbox ids that were taken up and that a read may still show.
         timer_us: the earliest instant the timers will call back for this run.
         touched: when it last did something, by ``time.monotonic()``.
@@ -89,12 +98,15 @@ class LiveRun:
         gone: it was released, ended or lost; whatever still arrives for it is dropped.
         recorded: the number of the last event it was claimed with.
         recoveries: how often in a row it has lost its worker, as its row says.
+        asked_to_stop: an unread request to cancel that it was claimed with, or None.
     """
 
     __slots__ = (
         "__weakref__",
         "active",
+        "asked_to_stop",
         "attempts",
+        "beats",
         "claimed_us",
         "deadline_us",
         "definition",
@@ -105,6 +117,7 @@ class LiveRun:
         "last_entry",
         "leaving",
         "open_entry",
+        "queued",
         "recorded",
         "recoveries",
         "replaying",
@@ -131,6 +144,8 @@ class LiveRun:
         self.unacknowledged = 0
         self.attempts: dict[str, Any] = {}
         self.retries: set[str] = set()
+        self.beats: dict[str, str] = {}
+        self.queued: set[str] = set()
         self.seen: set[int] = set()
         self.timer_us: int | None = None
         self.touched = 0.0
@@ -138,6 +153,7 @@ class LiveRun:
         self.waiting_for_summary = False
         self.recorded = 0
         self.recoveries = 0
+        self.asked_to_stop: Message | None = None
         self.active = False
         self.replaying = False
         self.leaving = False

@@ -63,14 +63,15 @@ class Mail:
             if execution.outcome is not None:
                 break
             entry = self._engine.journal.entry(live)
-            # A message with a delivery id stays, marked, so that a repeat of it is recognised.
-            (entry.consumed if message.delivery_id is None else entry.kept).append(message.id)
+            entry.remove(message)
             if message.kind == "signal":
                 execution.signal_received(message.name or "", message.payload or "null", now_us)
             elif message.kind == "cancel":
                 execution.cancel_requested(message.reason, now_us)
             elif message.kind == "child":
                 execution.child_ended(message.command_id or "", message.payload or "null", now_us)
+            elif message.kind == "activity":
+                self._engine.queued.on_message(live, message)
             else:
                 logger.warning("run %s: a message of unknown kind %r is dropped", live.id, message.kind)
         self._engine.advance(live)

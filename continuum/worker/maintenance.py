@@ -17,7 +17,8 @@ from continuum.worker.connections import Backoff, brief
 from continuum.worker.leases import RESTART_GRACE, declare_dead, release_stranded
 from continuum.worker.partitions import ensure_partitions
 from continuum.worker.sql import load
-from continuum.worker.wakes import READY_CHANNEL
+from continuum.worker.task_claims import release_stranded as release_stranded_tasks
+from continuum.worker.wakes import READY_CHANNEL, TASKS_CHANNEL
 
 __all__ = ["Maintenance"]
 
@@ -64,6 +65,7 @@ class Maintenance:
         self._duties = [
             _Duty("looking for dead workers", SWEEP_EVERY, self.sweep),
             _Duty("freeing runs of dead workers", STRANDED_EVERY, self.free_stranded),
+            _Duty("freeing activities of dead workers", STRANDED_EVERY, self.free_stranded_tasks),
             _Duty("making partitions of the history", PARTITIONS_EVERY, self.make_partitions),
             _Duty("deleting old rows", PRUNE_EVERY, self.prune),
         ]
@@ -132,6 +134,14 @@ class Maintenance:
             await self._announce(connection)
         return freed
 
+    async def free_stranded_tasks(self, connection: psycopg.AsyncConnection[Any]) -> int:
+        """Free the tasks whose worker is dead or unknown, and return how many there were."""
+        freed = await release_stranded_tasks(connection)
+        if freed:
+            logger.info("%d activities of dead workers are free for others", freed)
+            await self._announce(connection)
+        return freed
+
     async def make_partitions(self, connection: psycopg.AsyncConnection[Any]) -> list[str]:
         """Make the partitions of the months to come, and return their names."""
         cursor = _ThreadsCursor(connection, asyncio.get_running_loop())
@@ -156,7 +166,7 @@ class Maintenance:
 
     async def _announce(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._on_runs_freed()
-        await connection.execute(load("hints_send"), {"channels": [READY_CHANNEL], "payloads": [""]})
+        await connection.execute(load("hints_send"), {"channels": [READY_CHANNEL, TASKS_CHANNEL], "payloads": ["", ""]})
 
 
 class _ThreadsCursor:

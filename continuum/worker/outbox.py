@@ -16,10 +16,12 @@ import psycopg
 
 from continuum.core.children import ChildStart, Successor
 from continuum.worker.arrays import plain_array, text_array
+from continuum.worker.family import write_family
+from continuum.worker.keys import KeyOutcome, write_outcomes
 from continuum.worker.sql import load
 
 if TYPE_CHECKING:
-    from continuum.worker.live import Entry
+    from continuum.worker.live import Entry, LiveRun
 
 __all__ = ["Cancellation", "Outbox", "Sent", "TaskStart", "write_outbox"]
 
@@ -54,16 +56,22 @@ class Outbox:
         cancels: children to cancel.
         tasks: activities for other workers.
         dropped: commands whose rows in the task table nobody needs any more.
+        keys: results of activities for their idempotency keys, and keys to give back.
         report: the run has ended: its parent, if it has one, is told.
         successor: the run that goes on.
+        cascade: the run was asked to stop, for this reason: every child of its that has not ended is asked as well.
+        clear_tasks: the run has ended without a word from its code: every task of its is taken back.
     """
 
     children: list[ChildStart] = field(default_factory=list)
     cancels: list[Cancellation] = field(default_factory=list)
     tasks: list[TaskStart] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    keys: list[KeyOutcome] = field(default_factory=list)
     report: bool = False
     successor: Successor | None = None
+    cascade: str | None = None
+    clear_tasks: bool = False
 
 
 @dataclass(slots=True)
@@ -74,37 +82,63 @@ class Sent:
         news: runs with a new message, and the worker that owns each, or None.
         ready: there are new runs to claim.
         queues: queues with new tasks.
+        continued: runs that have gone over into their successors.
+        keys: idempotency keys that have a result now, or are free.
     """
 
     news: dict[UUID, int | None] = field(default_factory=dict)
     ready: bool = False
     queues: set[str] = field(default_factory=set)
+    continued: list[UUID] = field(default_factory=list)
+    keys: set[UUID] = field(default_factory=set)
 
 
 async def write_outbox(connection: psycopg.AsyncConnection[Any], entries: Iterable[Entry]) -> Sent:
     """Write what these entries send, in the transaction that is open on ``connection``."""
     sent = Sent()
-    outboxes = [(entry, entry.outbox) for entry in entries if entry.outbox is not None]
-    children = [(entry, child) for entry, outbox in outboxes for child in outbox.children]
-    if children:
-        await _start_children(connection, children)
-        sent.ready = True
+    outboxes = [(entry.live, entry.outbox) for entry in entries if entry.outbox is not None]
+    await write_family(connection, outboxes, sent)
+    if cleared := [live for live, outbox in outboxes if outbox.clear_tasks]:
+        await connection.execute(
+            load("outbox_clear_tasks"), {"run_ids": plain_array([live.hex for live in cleared])}, prepare=True
+        )
+    if tasks := [(live, task) for live, outbox in outboxes for task in outbox.tasks]:
+        await _start_tasks(connection, tasks)
+        sent.queues.update(task.queue for _, task in tasks)
+    # After the tasks: one may be asked for and given up in the same step.
+    if dropped := [(live.hex, command_id) for live, outbox in outboxes for command_id in outbox.dropped]:
+        await _drop_tasks(connection, dropped)
+    if keys := [outcome for _, outbox in outboxes for outcome in outbox.keys]:
+        sent.keys = await write_outcomes(connection, keys)
     return sent
 
 
-async def _start_children(connection: psycopg.AsyncConnection[Any], children: list[tuple[Entry, ChildStart]]) -> None:
+async def _start_tasks(connection: psycopg.AsyncConnection[Any], tasks: list[tuple[LiveRun, TaskStart]]) -> None:
     await connection.execute(
-        load("outbox_children"),
+        load("outbox_tasks"),
         {
-            "parents": plain_array([entry.live.hex for entry, _ in children]),
-            "ids": plain_array([child.id.hex for _, child in children]),
-            "commands": text_array([child.reply_to for _, child in children]),
-            "workflows": text_array([child.definition.name for _, child in children]),
-            "versions": plain_array([child.definition.version for _, child in children]),
-            "hashes": text_array([child.definition.version_hash for _, child in children]),
-            "inputs": text_array([child.input for _, child in children]),
-            "namespaces": text_array([child.namespace for _, child in children]),
-            "attributes": text_array([child.attributes for _, child in children]),
+            "run_ids": plain_array([live.hex for live, _ in tasks]),
+            "commands": text_array([task.command_id for _, task in tasks]),
+            "activities": text_array([task.activity for _, task in tasks]),
+            "queues": text_array([task.queue for _, task in tasks]),
+            "priorities": plain_array([task.priority for _, task in tasks]),
+            "args": text_array([task.args for _, task in tasks]),
+            "options": text_array([task.options for _, task in tasks]),
+            "attempts": plain_array([task.attempt for _, task in tasks]),
+            "due": plain_array([task.due_us for _, task in tasks]),
+        },
+        prepare=True,
+    )
+
+
+async def _drop_tasks(connection: psycopg.AsyncConnection[Any], dropped: list[tuple[str, str]]) -> None:
+    # In the order in which everybody locks them.
+    dropped.sort()
+    await connection.execute(
+        load("outbox_drop_tasks"),
+        {
+            "run_ids": plain_array([run for run, _ in dropped]),
+            "commands": text_array([command_id for _, command_id in dropped]),
         },
         prepare=True,
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 from continuum.core.commands import Command
 from continuum.core.loop import LAST_US
+from continuum.core.retry import Retry
 
-__all__ = ["next_attempt_us"]
+__all__ = ["next_attempt_us", "next_due_us"]
 
 
 def next_attempt_us(command: Command, error: dict[str, Any], now_us: int) -> int | None:
@@ -19,13 +20,17 @@ def next_attempt_us(command: Command, error: dict[str, Any], now_us: int) -> int
         error: as the executor reports it, with ``retryable`` and ``retry_after`` (seconds or None).
         now_us: microseconds since the epoch.
     """
-    retry = command.options.retry
-    if not error.get("retryable", True) or command.attempt >= retry.max_attempts:
+    return next_due_us(command.options.retry, command.attempt, command.issued_us, error, now_us)
+
+
+def next_due_us(retry: Retry, attempt: int, issued_us: int, error: dict[str, Any], now_us: int) -> int | None:
+    """``next_attempt_us`` for whoever knows the call by its policy, the number of the attempt, and when it was made."""
+    if not error.get("retryable", True) or attempt >= retry.max_attempts:
         return None
     delay = error.get("retry_after")
     if delay is None:
-        delay = retry.delay(command.attempt, random.random())
+        delay = retry.delay(attempt, random.random())
     next_us = min(now_us + round(delay * 1e6), LAST_US)
-    if retry.horizon is not None and next_us > command.issued_us + retry.horizon * 1e6:
+    if retry.horizon is not None and next_us > issued_us + retry.horizon * 1e6:
         return None
     return next_us

@@ -13,7 +13,7 @@ from continuum.core.loop import LAST_US
 from continuum.exceptions import ReplayDriftError
 from continuum.worker.live import LiveRun, RowUpdate
 
-__all__ = ["ended", "parked", "quarantined", "refused", "released", "summary"]
+__all__ = ["cancelled_without_code", "ended", "parked", "quarantined", "refused", "released", "summary"]
 
 # A fan-out of thousands is told in numbers beyond this many entries.
 _MOST_WAITS = 100
@@ -52,19 +52,39 @@ def parked(live: LiveRun, drift: ReplayDriftError) -> RowUpdate:
         "type": "ReplayDriftError",
         "message": str(drift),
         "traceback": "",
-        "details": {
-            "position": drift.position,
-            "history": drift.history,
-            "code": drift.code,
-            "version_hash": live.definition.version_hash,
-        },
+        "details": _where(live, drift),
     }
     return RowUpdate("stuck_unknown_version", False, error=json.dumps(error))
 
 
-def quarantined(until_us: int, *, recoveries: int | None = None, error: dict[str, Any] | None = None) -> RowUpdate:
-    """Something went wrong that is not the run's doing, or cannot be told: try again later."""
-    said = None if error is None else json.dumps(error)
+def cancelled_without_code(live: LiveRun, reason: str, drift: ReplayDriftError) -> dict[str, Any]:
+    """The error of a run that was cancelled while history and code disagree."""
+    return {
+        "type": "CancelledError",
+        "message": (
+            f"{reason or 'cancelled'}; the run's code could not be replayed, so nothing of it was run to clean up: "
+            f"{drift}"
+        ),
+        "traceback": "",
+        "details": _where(live, drift),
+    }
+
+
+def _where(live: LiveRun, drift: ReplayDriftError) -> dict[str, Any]:
+    return {
+        "position": drift.position,
+        "history": drift.history,
+        "code": drift.code,
+        "version_hash": live.definition.version_hash,
+    }
+
+
+def quarantined(live: LiveRun, until_us: int, error: dict[str, Any], *, recoveries: int | None = None) -> RowUpdate:
+    """Something went wrong that is not the run's doing, or cannot be told: try again later, whatever mail there is.
+
+    A suspended run with an error is one that is left alone. A request to cancel it that it has not seen yet wakes it.
+    """
+    said = json.dumps({**error, "details": {"last_message": max(live.seen, default=0)}})
     return RowUpdate("suspended", False, next_wakeup_us=until_us, error=said, recoveries=recoveries)
 
 
@@ -76,7 +96,12 @@ def released(live: LiveRun, now_us: int) -> RowUpdate:
     if timer is not None:
         due.append(timer.due_us)
     # An activity that has no result yet runs wherever the run goes on: at once, or when its next attempt is due.
-    due += [c.not_before_us or now_us for c in execution.pending.values() if c.kind == "activity"]
+    # Of one that is out as a task news comes by mail.
+    due += [
+        c.not_before_us or now_us
+        for c in execution.pending.values()
+        if c.kind == "activity" and c.id not in live.queued
+    ]
     if live.replaying:
         due.append(now_us)
     return RowUpdate(
@@ -91,7 +116,11 @@ def released(live: LiveRun, now_us: int) -> RowUpdate:
 def summary(live: LiveRun) -> RowUpdate:
     """What people see of a run that is live but quiet."""
     execution = live.execution
-    due = [command.not_before_us for command in execution.pending.values() if command.not_before_us is not None]
+    due = [
+        command.not_before_us
+        for command in execution.pending.values()
+        if command.not_before_us is not None and command.id not in live.queued
+    ]
     timer = execution.next_timer()
     if timer is not None:
         due.append(timer.due_us)

@@ -21,8 +21,10 @@ def send(journal: Journal, live: LiveRun, commands: list[Command], cancels: Iter
     left = commands
     if any(command.kind == "child" for command in commands):
         left = [command for command in commands if command.kind != "child"]
-        outbox = journal.entry(live).send()
-        outbox.children += [command.child for command in commands if command.kind == "child"]
+        children = [command.child for command in commands if command.kind == "child"]
+        entry = journal.entry(live)
+        entry.send().children += children
+        entry.size += sum(len(child.input) for child in children)
     for command in cancels:
         delivery_id = f"cancel:{live.id}:{command.child.reply_to}"
         journal.entry(live).send().cancels.append(Cancellation(command.child.id, command.cancelled or "", delivery_id))

@@ -1,22 +1,24 @@
-"""Runs that cannot go on as they are: parked, given up, left alone for a while, or failed as their record is refused.
+"""Runs that cannot go on as they are: parked, ended, given up, left alone, or failed because their record is refused.
 
 Each of them leaves its worker with a row that says why; none of them may hold up another run.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
 from continuum.conf import settings as continuum_settings
 from continuum.core.execution import Outcome
+from continuum.core.failures import describe_exception
 from continuum.core.history import Event, EventType
 from continuum.core.outcomes import failure_of
 from continuum.exceptions import PoisonRunError, ReplayDriftError, WorkflowDeadlockError
-from continuum.worker import rows, sending
+from continuum.worker import rows
 from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
-from continuum.worker.live import Entry, LiveRun
+from continuum.worker.live import Entry, LiveRun, Message
 
 __all__ = ["give_up", "park", "quarantine", "record_refusal", "see_to", "set_aside"]
 
@@ -29,14 +31,14 @@ QUARANTINE_US = 30_000_000
 def see_to(journal: Journal, clock: Clock, live: LiveRun, error: Exception) -> None:
     """Do what an error calls for that a run has met with in the engine; the caller is in its except clause."""
     if isinstance(error, ReplayDriftError):
-        park(journal, live, error)
+        park(journal, clock, live, error)
     elif isinstance(error, PoisonRunError):
         described = {"type": "PoisonRunError", "message": str(error), "traceback": ""}
         give_up(journal, clock, live, described | {"details": {"recoveries": error.recoveries}})
     elif isinstance(error, WorkflowDeadlockError):
         set_aside(journal, clock, live, error)
     else:
-        quarantine(journal, clock, live)
+        quarantine(journal, clock, live, error)
 
 
 def set_aside(journal: Journal, clock: Clock, live: LiveRun, error: WorkflowDeadlockError) -> None:
@@ -53,11 +55,11 @@ def set_aside(journal: Journal, clock: Clock, live: LiveRun, error: WorkflowDead
     logger.error("run %s: interrupted while it was replayed; it is left alone for a while", live.id)
     journal.drop(live)
     until_us = clock.now_us() + QUARANTINE_US
-    journal.entry(live).update = rows.quarantined(until_us, recoveries=recoveries, error=described)
+    journal.entry(live).update = rows.quarantined(live, until_us, described, recoveries=recoveries)
 
 
 def give_up(journal: Journal, clock: Clock, live: LiveRun, error: dict[str, Any]) -> None:
-    """The run ends as failed where its history ends, without its code being asked."""
+    """The run ends as failed where its history ends, without its code being asked. Its children go on."""
     logger.error("run %s has failed: %s", live.id, error["message"])
     journal.drop(live)
     outcome = Outcome("failed", None, error)
@@ -66,33 +68,63 @@ def give_up(journal: Journal, clock: Clock, live: LiveRun, error: dict[str, Any]
     entry.events = [Event(live.recorded + 1, outcome.event_type, None, None, outcome.event_data, now_us)]
     # How often is left to be seen; a retry starts from zero.
     entry.update = rows.ended(live, outcome, now_us)._replace(recoveries=None)
-    sending.send_end(entry, outcome)
+    outbox = entry.send()
+    outbox.clear_tasks = True
+    outbox.report = True
 
 
-def park(journal: Journal, live: LiveRun, drift: ReplayDriftError) -> None:
-    """History and code disagree: nothing is recorded, and the run waits for other code."""
+def park(journal: Journal, clock: Clock, live: LiveRun, drift: ReplayDriftError) -> None:
+    """History and code disagree: nothing is recorded, and the run waits for other code; or ends, if it is to stop."""
     logger.error("%s", drift)
-    journal.entry(live).update = rows.parked(live, drift)
+    if live.asked_to_stop is None:
+        journal.entry(live).update = rows.parked(live, drift)
+    else:
+        _cancel_without_code(journal, clock.now_us(), live, live.asked_to_stop, drift)
 
 
-def quarantine(journal: Journal, clock: Clock, live: LiveRun) -> None:
+def _cancel_without_code(
+    journal: Journal, now_us: int, live: LiveRun, request: Message, drift: ReplayDriftError
+) -> None:
+    entry = journal.entry(live)
+    entry.remove(request)
+    outcome = Outcome("cancelled", None, rows.cancelled_without_code(live, request.reason, drift))
+    seq = live.recorded + 1
+    entry.events = [
+        Event(seq, EventType.CANCEL_REQUESTED, None, None, json.dumps({"reason": request.reason}), now_us),
+        Event(seq + 1, outcome.event_type, None, None, outcome.event_data, now_us),
+    ]
+    entry.update = rows.ended(live, outcome, now_us)
+    # What its code would have seen to.
+    outbox = entry.send()
+    outbox.cascade = request.reason
+    outbox.clear_tasks = True
+    outbox.report = True
+
+
+def quarantine(journal: Journal, clock: Clock, live: LiveRun, error: Exception) -> None:
     """The engine itself failed on this run: log why, and let it be tried again later, from what is durable."""
     logger.exception("run %s: an unexpected error; the run is left alone for a while", live.id)
     journal.drop(live)
-    journal.entry(live).update = rows.quarantined(clock.now_us() + QUARANTINE_US)
+    until_us = clock.now_us() + QUARANTINE_US
+    journal.entry(live).update = rows.quarantined(live, until_us, describe_exception(error))
 
 
 def record_refusal(journal: Journal, clock: Clock, live: LiveRun, entry: Entry, error: Exception) -> None:
     """PostgreSQL refuses what the run wants recorded: have the run end as failed, in place of what was refused."""
+    unwritten = [*entry.events, *(live.open_entry.events if live.open_entry is not None else ())]
     journal.drop(live)
     instead = journal.entry(live)
-    if entry.events:
-        first = entry.events[0]
-        failure = Event(first.seq, EventType.RUN_FAILED, None, None, '{"type":"JournalError"}', first.time_us)
+    if unwritten or entry.outbox is not None:
+        # What is sent may be refused although nothing is to be journaled with it: a child, a task.
+        seq = unwritten[0].seq if unwritten else live.execution.seq + 1
+        time_us = entry.events[0].time_us if entry.events else clock.now_us()
+        failure = Event(seq, EventType.RUN_FAILED, None, None, '{"type":"JournalError"}', time_us)
         instead.events = [failure]
         instead.update = rows.refused(live, failure, error)
+        outbox = instead.send()
+        outbox.clear_tasks = True
+        outbox.report = True
     else:
-        instead.update = rows.quarantined(clock.now_us() + QUARANTINE_US)
+        until_us = clock.now_us() + QUARANTINE_US
+        instead.update = rows.quarantined(live, until_us, describe_exception(error))
     instead.last_resort = True
-    if instead.events and live.execution.run.parent_run_id is not None:
-        instead.send().report = True

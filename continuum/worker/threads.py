@@ -98,6 +98,35 @@ class ThreadPool:
             helper()
         return True
 
+    def newest(self) -> J | None:
+        """Return the job that waits last in line, or None."""
+        with self._mutex:
+            return self._jobs[-1] if self._jobs else None
+
+    def withdraw(self, until: J, most: int, wanted: Callable[[J], bool]) -> list[J]:
+        """Take back jobs that nobody has begun, so that nobody will: the last ones in line up to ``until``.
+
+        Args:
+            until: a job; those behind it stay, and if it has been begun, all do.
+            most: how many to take at most.
+            wanted: tells which may be taken.
+        """
+        with self._mutex:
+            jobs = list(self._jobs)
+            if until not in jobs:
+                return []
+            taken: list[J] = []
+            for job in reversed(jobs[: jobs.index(until) + 1]):
+                if len(taken) == most:
+                    break
+                if wanted(job):
+                    taken.append(job)
+            gone = set(map(id, taken))
+            # The same deque: threads that serve hold on to it.
+            self._jobs.clear()
+            self._jobs.extend(job for job in jobs if id(job) not in gone)
+        return taken[::-1]
+
     def close(self) -> list[J]:
         """Let the threads end as soon as they are free, and return the jobs nobody has begun."""
         with self._mutex:

@@ -17,12 +17,13 @@ from continuum.worker.connections import Backoff, brief, connect
 from continuum.worker.leases import LOCK_CLASS
 from continuum.worker.sql import load
 
-__all__ = ["DONE_CHANNEL", "MAIL_CHANNEL", "READY_CHANNEL", "Hints", "Listener", "worker_channel"]
+__all__ = ["DONE_CHANNEL", "MAIL_CHANNEL", "READY_CHANNEL", "TASKS_CHANNEL", "Hints", "Listener", "worker_channel"]
 
 logger = logging.getLogger("continuum.worker")
 
 READY_CHANNEL = "continuum_ready"
 MAIL_CHANNEL = "continuum_mail"
+TASKS_CHANNEL = "continuum_tasks"
 DONE_CHANNEL = "continuum_done"
 
 # A payload holds less than 8,000 bytes: 200 ids of 32 digits and a comma fit with room to spare.
@@ -54,6 +55,7 @@ class Listener:
         on_ready: a run that nobody owns is due.
         on_runs: these runs have news; None means "look at all".
         on_reconnect: hints may have been missed: look at everything once. Also called at the first connect.
+        on_tasks: there are new tasks in some queue.
 
     Attributes:
         listening: whether hints arrive at present; if not, poll.
@@ -67,6 +69,7 @@ class Listener:
         on_ready: Callable[[], None],
         on_runs: Callable[[list[UUID] | None], None],
         on_reconnect: Callable[[], None],
+        on_tasks: Callable[[], None] = lambda: None,
     ) -> None:
         self.alias = alias
         self.worker_id = worker_id
@@ -74,10 +77,12 @@ class Listener:
         self._on_ready = on_ready
         self._on_runs = on_runs
         self._on_reconnect = on_reconnect
+        self._on_tasks = on_tasks
         self._channel = worker_channel(worker_id)
         self._proven = False
         self._settled = asyncio.Event()
         self._heard_ready = False
+        self._heard_tasks = False
         self._heard_all = False
         self._heard_runs: dict[UUID, None] = {}
         self._heard_probe = ""
@@ -121,7 +126,7 @@ class Listener:
             # On a connection known to be direct the lock comes first, before others miss it.
             locked = self._proven and await self._lock(connection)
             connection.add_notify_handler(lambda notify: self._hear(notify.channel, notify.payload))
-            for channel in (READY_CHANNEL, MAIL_CHANNEL, self._channel):
+            for channel in (READY_CHANNEL, MAIL_CHANNEL, TASKS_CHANNEL, self._channel):
                 await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             if not self._proven and not await self._probe(connection):
                 return (
@@ -179,6 +184,8 @@ class Listener:
     def _hear(self, channel: str, payload: str) -> None:
         if channel == READY_CHANNEL:
             self._heard_ready = True
+        elif channel == TASKS_CHANNEL:
+            self._heard_tasks = True
         elif channel in (MAIL_CHANNEL, self._channel):
             if payload.startswith(_PROBE):
                 self._heard_probe = payload
@@ -198,6 +205,9 @@ class Listener:
         if self._heard_ready:
             self._heard_ready = False
             self._on_ready()
+        if self._heard_tasks:
+            self._heard_tasks = False
+            self._on_tasks()
 
 
 class Hints:

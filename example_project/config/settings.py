@@ -75,6 +75,8 @@ CONTINUUM = {
     # second, because its database session ends with it; the lease is for the rest, such as a network that is cut.
     # Small, so that the demo is quick in any case; the default of 30 suits production, where slow must not look dead.
     "LEASE_TTL": 5,
+    # One file at a time in the whole cluster, however many workers there are.
+    "QUEUES": {"exports": {"concurrency": 1, "cluster_concurrency": 1}},
 }
 
 SHOP_LATENCY = env.float("SHOP_LATENCY", default=0.15)
@@ -82,6 +84,9 @@ SHOP_LATENCY = env.float("SHOP_LATENCY", default=0.15)
 
 SHOP_PACKING_SECONDS = env.float("SHOP_PACKING_SECONDS", default=2.0)
 """Seconds the pretended warehouse takes to pack a parcel: a durable timer in the workflow."""
+
+SHOP_EXPORTS_DIR = DATA_DIR / "exports"
+"""Where exports are written: a place all workers reach, as they may continue each other's files."""
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"

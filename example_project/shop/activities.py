@@ -1,7 +1,8 @@
 """What order processing does to the world: each function is one step, and may run more than once.
 
 A worker that is killed between the end of a body and its record in the history leaves no trace of that body, so another
-worker runs it again. That is why every effect here is made with ``get_or_create`` under a unique constraint.
+worker runs it again. That is why effects here are made with ``get_or_create`` under a unique constraint. ``ship`` needs
+no such care: it is transactional, so what it writes and the record of its result commit together or not at all.
 
 Failures are part of the example, and reproducible: :func:`lot` draws from the order's number in the file, never from a
 random source.
@@ -15,12 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.conf import settings
+from django.db.models import F
 from django.db.models.functions import Now
 
 from continuum import NonRetryableError, Retry, activity
-from shop.models import Attempt, FraudReview, LedgerEntry, Order, Shipment
+from shop.models import Attempt, Dispatched, FraudReview, LedgerEntry, Order, Shipment
 
 DATABASE = Retry(max_attempts=5, base=0.2, max_delay=5)
 """For steps that can only fail because the database is away for a moment."""
@@ -62,7 +65,9 @@ def lot(number: str, purpose: str) -> int:
 @contextmanager
 def attempt(number: str, step: str) -> Iterator[Attempt]:
     """Record that a body runs for the order, and how it ends. A killed worker leaves the row ``running``."""
-    order = Order.objects.get(number=number)
+    order = Order.objects.filter(number=number).first()
+    if order is None:
+        raise NonRetryableError(f"there is no order {number}")
     row = Attempt.objects.create(order=order, step=step, worker_pid=os.getpid(), started_at=Now())
     try:
         yield row
@@ -90,9 +95,10 @@ def _book(row: Attempt, kind: str, cents: int, reference: str) -> str:
 
 
 @activity(retry=DATABASE)
-def read_order(number: str) -> Basket:
-    """Read the lines of an order and say whether it can be processed."""
+def read_order(number: str, run_id: UUID) -> Basket:
+    """Note which run processes the order, read its lines, and say whether it can be processed."""
     with attempt(number, "read_order") as row:
+        Order.objects.filter(pk=row.order.pk, run_id=None).update(run_id=run_id)
         lines = [BasketLine(x.sku, x.quantity, x.quantity * x.unit_price_cents) for x in row.order.lines.all()]
         empty = [line.sku for line in lines if not line.quantity]
         problem = "the order has no lines"
@@ -156,18 +162,20 @@ def expire_review(number: str) -> str:
         return FraudReview.objects.get(order=row.order).verdict
 
 
-@activity(retry=DATABASE)
+@activity(retry=DATABASE, transactional=True)
 def ship(number: str, service: str, promised_for: datetime) -> str:
-    """Hand the parcel to the carrier and return its tracking code."""
+    """Hand the parcel to the carrier, count its units, and return its tracking code: all of it exactly once."""
     with attempt(number, "ship") as row:
         time.sleep(settings.SHOP_LATENCY)
-        shipment, created = Shipment.objects.get_or_create(
-            order=row.order,
-            defaults={"tracking": f"PX{row.order.pk:09d}", "service": service, "promised_for": promised_for},
-        )
-        if not created:
-            row.outcome = Attempt.Outcome.ALREADY_DONE
-        return shipment.tracking
+        if lot(number, "address") % 53 == 0:
+            raise NonRetryableError("the carrier does not deliver to this address")
+        order = row.order
+        # Always in the same order, so that two parcels with the same products do not wait for each other in a circle.
+        for line in order.lines.order_by("sku"):
+            Dispatched.objects.filter(batch=order.batch, sku=line.sku).update(units=F("units") + line.quantity)
+        tracking = f"PX{order.pk:09d}"
+        Shipment.objects.create(order=order, tracking=tracking, service=service, promised_for=promised_for)
+        return tracking
 
 
 @activity(retry=DATABASE)

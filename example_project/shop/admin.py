@@ -5,7 +5,17 @@ from django.urls import reverse
 from django.utils.html import format_html
 
 from continuum import RunNotActiveError
-from shop.models import Attempt, FraudReview, LedgerEntry, Order, OrderLine, Shipment
+from shop.models import (
+    Attempt,
+    Export,
+    FraudReview,
+    Invoice,
+    LedgerEntry,
+    Order,
+    OrderLine,
+    Shipment,
+    Subscription,
+)
 from shop.reviews import decide
 
 
@@ -43,8 +53,24 @@ class AttemptInline(ReadOnly, admin.TabularInline):
     ordering = ("started_at",)
 
 
+class InvoiceInline(ReadOnly, admin.TabularInline):
+    model = Invoice
+    fields = ("period", "plan", "amount_cents", "reference", "booked_at")
+
+
+class RunLink:
+    """A column that leads to the run behind a row."""
+
+    @admin.display(description="workflow run")
+    def run(self, row):
+        """A link to the run."""
+        if row.run_id is None:
+            return "-"
+        return format_html('<a href="{}">{}</a>', reverse("admin:continuum_run_change", args=[row.run_id]), row.run_id)
+
+
 @admin.register(Order)
-class OrderAdmin(ReadOnly, admin.ModelAdmin):
+class OrderAdmin(RunLink, ReadOnly, admin.ModelAdmin):
     """An order with everything that happened to it."""
 
     list_display = ("number", "customer", "country", "state", "note", "run")
@@ -53,14 +79,24 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):
     search_fields = ("number", "customer", "run_id")
     inlines = (LineInline, LedgerInline, ShipmentInline, AttemptInline)
 
-    @admin.display(description="workflow run")
-    def run(self, order):
-        """A link to the run that processes the order."""
-        if order.run_id is None:
-            return "-"
-        return format_html(
-            '<a href="{}">{}</a>', reverse("admin:continuum_run_change", args=[order.run_id]), order.run_id
-        )
+
+@admin.register(Subscription)
+class SubscriptionAdmin(RunLink, ReadOnly, admin.ModelAdmin):
+    """A subscription with what was paid. The link leads to the first run; its page leads on along the chain."""
+
+    list_display = ("customer", "state", "run")
+    list_filter = ("state",)
+    ordering = ("-pk",)
+    inlines = (InvoiceInline,)
+
+
+@admin.register(Export)
+class ExportAdmin(RunLink, ReadOnly, admin.ModelAdmin):
+    """The files that were made, or are being made."""
+
+    list_display = ("batch", "state", "lines", "resumed_after", "path", "run")
+    list_filter = ("state",)
+    ordering = ("-pk",)
 
 
 @admin.register(FraudReview)

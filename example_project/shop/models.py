@@ -1,10 +1,14 @@
 """The shop's tables.
 
 Two kinds of rows make the demo's claims checkable. *Effects* (ledger entries, shipments, reviews) carry unique
-constraints, so that a doubled effect is an error, not a wrong number. *Attempts* say that an activity's body ran, and
-how that ended; they are never deduplicated, so a body that ran twice shows.
+constraints, so that a doubled effect is an error, not a wrong number; the counter of :class:`Dispatched` is the
+exception, on purpose. *Attempts* say that an activity's body ran, and how that ended; they are never deduplicated, so a
+body that ran twice shows.
 """
 
+from pathlib import Path
+
+from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
@@ -20,6 +24,7 @@ class Order(models.Model):
         REFUNDED = "refunded"
         DECLINED = "declined"
         INVALID = "invalid"
+        CANCELLED = "cancelled"
 
     number = models.CharField(max_length=32, unique=True)
     batch = models.PositiveIntegerField(db_index=True, help_text="Which demo placed it.")
@@ -120,6 +125,84 @@ class Shipment(models.Model):
 
     def __str__(self):
         return self.tracking
+
+
+class Dispatched(models.Model):
+    """How many units of a product the orders of a batch have shipped: a bare counter.
+
+    No constraint notices if one is added twice. It is right because ``ship`` takes effect exactly once.
+    """
+
+    batch = models.PositiveIntegerField()
+    sku = models.CharField(max_length=32)
+    units = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        verbose_name = verbose_name_plural = "units dispatched"
+        constraints = (models.UniqueConstraint(fields=("batch", "sku"), name="one_counter_per_batch_and_product"),)
+
+    def __str__(self):
+        return f"{self.units} x {self.sku}"
+
+
+class Subscription(models.Model):
+    """A customer who pays once a period until they cancel; ``run_id`` is the first run of the chain that bills them."""
+
+    class State(models.TextChoices):
+        """Whether the customer still pays."""
+
+        ACTIVE = "active"
+        CANCELLED = "cancelled"
+
+    customer = models.CharField(max_length=100)
+    batch = models.PositiveIntegerField(default=0, help_text="Which demo opened it.")
+    state = models.CharField(max_length=16, choices=State.choices, default=State.ACTIVE)
+    run_id = models.UUIDField(null=True, unique=True, editable=False)
+
+    def __str__(self):
+        return f"{self.customer} ({self.state})"
+
+
+class Invoice(models.Model):
+    """One period of a subscription, paid. The reference is the key the gateway knows the charge by."""
+
+    subscription = models.ForeignKey(Subscription, on_delete=models.CASCADE, related_name="invoices")
+    period = models.PositiveIntegerField()
+    plan = models.CharField(max_length=16)
+    amount_cents = models.PositiveIntegerField()
+    reference = models.CharField(max_length=100, unique=True)
+    booked_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("subscription", "period")
+
+    def __str__(self):
+        return self.reference
+
+
+class Export(models.Model):
+    """A file that is made of a batch's order lines; ``run_id`` is the run that writes it."""
+
+    class State(models.TextChoices):
+        """How far the file is."""
+
+        WRITING = "writing"
+        DONE = "done"
+        CANCELLED = "cancelled"
+
+    batch = models.PositiveIntegerField()
+    state = models.CharField(max_length=16, choices=State.choices, default=State.WRITING)
+    lines = models.PositiveIntegerField(default=0)
+    resumed_after = models.PositiveIntegerField(null=True, help_text="The line after which the last attempt went on.")
+    run_id = models.UUIDField(null=True, unique=True, editable=False)
+
+    def __str__(self):
+        return f"order lines of batch {self.batch} ({self.state})"
+
+    @property
+    def path(self) -> Path:
+        """Where the finished file is."""
+        return settings.SHOP_EXPORTS_DIR / f"order-lines-{self.batch}-{self.pk}.csv"
 
 
 class Attempt(models.Model):

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 
-from shop.models import Order, OrderLine
+from shop.models import Dispatched, Order, OrderLine
 
 ORDER_LINES = Path(__file__).parent / "data" / "order_lines.csv"
 
@@ -92,4 +92,6 @@ def place(orders: Iterable[list[Line]], batch: int) -> list[Order]:
         for order, lines in zip(placed, groups, strict=True)
         for line in lines
     )
+    products = sorted({line.sku for lines in groups for line in lines})
+    Dispatched.objects.bulk_create((Dispatched(batch=batch, sku=sku) for sku in products), ignore_conflicts=True)
     return placed

@@ -1,21 +1,40 @@
-"""The shop's own tests; run ``pytest`` in ``example_project``. No worker runs: activities are called as functions."""
+"""The shop's own tests; run ``pytest`` in ``example_project``.
 
+Most call activities as plain functions; the processes run in a worker, in a thread of the test.
+"""
+
+import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from django.db import IntegrityError
 
 import continuum
-from continuum import NonRetryableError, RunNotActiveError
-from continuum.models import HistoryEvent, Run
+from continuum import NonRetryableError, RunCancelledError, RunNotActiveError
+from continuum.models import ActivityTask, HistoryEvent, Run
 from shop import activities
 from shop.activities import GatewayBusyError
-from shop.demo import checks
-from shop.models import Attempt, FraudReview, LedgerEntry, Order, OrderLine, Shipment
+from shop.demo import checks, others
+from shop.models import (
+    Attempt,
+    Dispatched,
+    Export,
+    FraudReview,
+    Invoice,
+    LedgerEntry,
+    Order,
+    OrderLine,
+    Shipment,
+    Subscription,
+)
 from shop.orders import OrderFileError, by_order, place, read_lines
 from shop.reviews import decide
-from shop.workflows import OrderRequest, order_flow
+from shop.workflows import BatchRequest, OrderRequest, batch, order_flow
+from tests.conftest import database_url, no_background_connections, url_of  # noqa: F401
+from tests.waiting_for import eventually
+from tests.workers import ProcessWorker, worker
 
 HEADER = "order_number,ordered_at,customer,country,currency,line,sku,product,quantity,unit_price_cents\n"
 PROMISED = datetime(2024, 5, 1, tzinfo=UTC)
@@ -28,6 +47,7 @@ def an_order(number="1-10001", quantity=2):
     OrderLine.objects.create(
         order=order, position=1, sku="FLO-RYE-1K", product="Rye flour", quantity=quantity, unit_price_cents=280
     )
+    Dispatched.objects.get_or_create(batch=1, sku="FLO-RYE-1K")
     return order
 
 
@@ -77,15 +97,15 @@ class TestOrderFile:
 @pytest.mark.usefixtures("lots")
 class TestActivities:
     def test_reading_an_order_gives_its_total(self, order):
-        basket = activities.read_order.call(order.number)
+        basket = activities.read_order.call(order.number, uuid4())
         assert (basket.total_cents, basket.problem) == (560, "")
 
     def test_an_order_with_an_empty_line_has_a_problem(self, db):
-        assert activities.read_order.call(an_order(quantity=0).number).problem == "quantity 0 of FLO-RYE-1K"
+        assert activities.read_order.call(an_order(quantity=0).number, uuid4()).problem == "quantity 0 of FLO-RYE-1K"
 
     def test_an_order_without_lines_has_a_problem(self, order):
         order.lines.all().delete()
-        assert activities.read_order.call(order.number).problem == "the order has no lines"
+        assert activities.read_order.call(order.number, uuid4()).problem == "the order has no lines"
 
     def test_a_charge_that_runs_twice_is_booked_once(self, order):
         assert {activities.charge_card.call(order.number, 560, "charge-a") for _ in range(2)} == {"charge-a"}
@@ -116,10 +136,20 @@ class TestActivities:
             activities.refund.call(order.number, 560, "refund-a")
         assert sorted(order.ledger.values_list("amount_cents", flat=True)) == [-560, 560]
 
-    def test_shipping_twice_gives_the_same_parcel(self, order):
-        codes = {activities.ship.call(order.number, "express", PROMISED) for _ in range(2)}
-        assert codes == {order.shipment.tracking}
-        assert outcomes(order, "ship") == ["done", "already done"]
+    def test_reading_an_order_notes_who_processes_it(self, order):
+        first, second = uuid4(), uuid4()
+        for run_id in (first, second):
+            activities.read_order.call(order.number, run_id)
+        order.refresh_from_db()
+        assert order.run_id == first
+
+    def test_an_unknown_order_fails_at_once(self, db):
+        with pytest.raises(NonRetryableError, match="there is no order 1-404"):
+            activities.read_order.call("1-404", uuid4())
+
+    def test_shipping_counts_the_units(self, order):
+        assert activities.ship.call(order.number, "express", PROMISED) == order.shipment.tracking
+        assert Dispatched.objects.get().units == 2
 
     def test_opening_a_review_twice_keeps_the_first(self, order):
         for score in (90, 95):
@@ -153,6 +183,159 @@ class TestActivities:
 def test_the_draw_depends_on_the_number_in_the_file_only():
     assert activities.lot("1-10001", "card") == activities.lot("2-10001", "card")
     assert activities.lot("1-10001", "card") != activities.lot("1-10002", "card")
+
+
+@pytest.fixture
+def at_work(transactional_db, settings, lots):
+    """A worker in a thread, for the length of the test, in a warehouse that packs at once."""
+    settings.SHOP_PACKING_SECONDS = 0
+    with worker(threads=8):
+        yield
+
+
+@pytest.mark.usefixtures("at_work")
+class TestOrders:
+    def run(self, order):
+        order.run_id = continuum.start(order_flow, OrderRequest(order.number)).id
+        order.save()
+        return order.run_id
+
+    def books(self, order):
+        """The order's state, what was booked for it, its parcels and the units that were counted."""
+        order.refresh_from_db()
+        booked = sorted(order.ledger.values_list("amount_cents", flat=True))
+        return order.state, booked, Shipment.objects.count(), Dispatched.objects.get().units
+
+    def test_an_order_is_charged_and_shipped(self):
+        order = an_order()
+        assert continuum.result(self.run(order), timeout=30).state == "shipped"
+        assert self.books(order) == ("shipped", [560], 1, 2)
+
+    def test_what_cannot_be_delivered_is_refunded(self, lots):
+        lots["address"] = 0
+        order = an_order()
+        assert continuum.result(self.run(order), timeout=30).note == "the carrier does not deliver to this address"
+        assert self.books(order) == ("refunded", [-560, 560], 0, 0)
+
+    def test_what_a_person_rejects_is_refunded(self, lots):
+        lots["fraud"] = 99
+        order = an_order()
+        run = self.run(order)
+        review = eventually(lambda: FraudReview.objects.first(), 30)
+        assert decide(review, "rejected")
+        assert continuum.result(run, timeout=30).note == "fraud review: rejected"
+        assert self.books(order) == ("refunded", [-560, 560], 0, 0)
+
+    def test_a_refused_card_leaves_nothing_to_refund(self, lots):
+        lots["card"] = 0
+        order = an_order()
+        assert continuum.result(self.run(order), timeout=30).state == "declined"
+        assert self.books(order) == ("declined", [], 0, 0)
+
+    def test_cancelling_an_order_gives_the_money_back(self, lots):
+        lots["fraud"] = 99
+        order = an_order()
+        run = self.run(order)
+        eventually(lambda: FraudReview.objects.exists(), 30)
+        continuum.cancel(run, reason="the customer called")
+        with pytest.raises(RunCancelledError, match="the customer called"):
+            continuum.result(run, timeout=30)
+        assert self.books(order) == ("cancelled", [-560, 560], 0, 0)
+
+
+@pytest.mark.usefixtures("at_work")
+class TestBatch:
+    def test_a_batch_goes_on_when_an_order_of_it_fails(self):
+        numbers = [an_order(f"1-{n}").number for n in range(10001, 10006)]
+        an_order("1-10006", quantity=0)
+        run = continuum.start(batch, BatchRequest([*numbers, "1-404", "1-10006"]))
+        result = continuum.result(run, timeout=30)
+        assert result.states == {"shipped": 5, "failed": 1, "invalid": 1}
+        assert list(result.failures) == ["1-404"]
+        assert "there is no order 1-404" in result.failures["1-404"]
+        assert Run.objects.filter(parent_run_id=run.id).count() == 7
+        assert Run.objects.with_attributes(order="1-404").get().state == "failed"
+        assert Order.objects.get(number="1-10001").run_id == Run.objects.with_attributes(order="1-10001").get().id
+
+    def test_cancelling_a_batch_cancels_its_orders(self, lots):
+        lots["fraud"] = 99
+        run = continuum.start(batch, BatchRequest([an_order(f"1-{n}").number for n in range(3)]))
+        eventually(lambda: FraudReview.objects.count() == 3, 30)
+        continuum.cancel(run)
+        assert continuum.wait_run(run, timeout=30).state == "cancelled"
+        eventually(lambda: set(Order.objects.values_list("state", flat=True)) == {"cancelled"}, 30)
+        assert LedgerEntry.objects.filter(kind="refund").count() == 3
+
+
+@pytest.mark.usefixtures("at_work")
+class TestSubscription:
+    def test_a_customer_is_charged_once_a_period_by_a_chain_of_runs(self):
+        opened = others.start_subscription(1, "Old Mill Bakery", period_seconds=0.05)
+        eventually(lambda: Invoice.objects.filter(plan="plus", period__gt=6).exists(), 30)
+        continuum.signal(opened.run_id, "cancel", "moved away")
+        periods = continuum.result(opened.run_id, timeout=30)
+        opened.refresh_from_db()
+        assert opened.state == "cancelled"
+        assert list(opened.invoices.values_list("period", flat=True)) == list(range(1, periods + 1))
+        assert Run.objects.filter(correlation_id=opened.run_id).count() == 1 + (periods - 1) // 5
+        assert checks.offences(batch=1)[8] == (TestChecks.CHAIN, 0)
+
+    def test_a_period_that_somebody_else_has_charged_is_not_charged_again(self):
+        opened = Subscription.objects.create(customer="Old Mill Bakery")
+        runs = [
+            continuum.start("shop.subscriptions.subscription", opened, others.Terms(period_seconds=60)) for _ in "ab"
+        ]
+        for run in runs:
+            continuum.signal(run, "cancel", "")
+        assert [continuum.result(run, timeout=30) for run in runs] == [1, 1]
+
+    def test_an_unknown_signal_is_refused(self):
+        opened = others.start_subscription(1, "Old Mill Bakery", period_seconds=60)
+        with pytest.raises(continuum.SignalRefusedError):
+            continuum.signal(opened.run_id, "upgrade", "plus")
+
+
+class TestExport:
+    @pytest.fixture(autouse=True)
+    def exports(self, settings, tmp_path):
+        settings.SHOP_EXPORTS_DIR = tmp_path / "exports"
+        settings.SHOP_LATENCY = 0.05
+
+    @pytest.fixture
+    def lines(self, transactional_db):
+        """The ids of some 150 order lines."""
+        place(by_order(read_lines())[:50], batch=1)
+        return list(OrderLine.objects.order_by("pk").values_list("pk", flat=True))
+
+    def test_an_export_goes_on_where_the_killed_worker_stood(self, lines, database_url, tmp_path):  # noqa: F811
+        environment = os.environ | {
+            "DATABASE_URL": database_url,
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "EXAMPLE_DATA_DIR": str(tmp_path),
+            "SHOP_LATENCY": "0.3",
+        }
+        made = others.start_export(1)
+        victim = ProcessWorker(environment, log=tmp_path / "worker.log", cwd=Path(__file__).parent.parent)
+        try:
+            eventually(lambda: checks.exporter(batch=1), 30)
+        finally:
+            victim.close()
+        with worker():
+            assert continuum.result(made.run_id, timeout=30) == len(lines)
+        made.refresh_from_db()
+        assert (made.state, made.lines) == ("done", len(lines))
+        assert 0 < made.resumed_after < made.lines
+        assert others.exported(1) == lines
+
+    def test_a_cancelled_export_leaves_no_file(self, lines, tmp_path):
+        made = others.start_export(1)
+        with worker():
+            eventually(lambda: list((tmp_path / "exports").glob("*.part")), 30)
+            continuum.cancel(made.run_id)
+            assert continuum.wait_run(made.run_id, timeout=30).state == "cancelled"
+            eventually(lambda: not ActivityTask.objects.exists(), 30)
+        assert Export.objects.get().state == "cancelled"
+        assert list((tmp_path / "exports").iterdir()) == []
 
 
 class TestConstraints:
@@ -200,6 +383,10 @@ class TestChecks:
     NO_GAP = "no history has a gap"
     CHARGED = "every shipped order was charged its total once, and every refunded one got it back"
     PARCELS = "every shipped order is one parcel, and no other order is"
+    UNITS = "the units counted by product are those of the shipped orders, each once"
+    BATCHES = "every batch has ended with an outcome for each order of its file, and one failure"
+    EXPORT = "the exported file holds each order line once"
+    CHAIN = "every period of the subscription was charged once, by a chain of runs that has ended"
     NOT_AGAIN = "no activity whose result was recorded when the worker was killed has run again"
     RECORDED = "results were recorded when the worker was killed, and every history holds the first and the last step"
 
@@ -218,6 +405,7 @@ class TestChecks:
         Order.objects.update(state="shipped", run_id=run.id)
         LedgerEntry.objects.create(order=order, kind="charge", amount_cents=560, reference="a")
         Shipment.objects.create(order=order, tracking="a", service="express", promised_for=PROMISED)
+        Dispatched.objects.update(units=2)
         for seq, step in enumerate(("read_order", "charge_card", "ship", "close_order"), 1):
             self.attempt(order, step, self.NOW)
             self.event(run, seq, "activity_completed", f"shop.activities.{step}")
@@ -231,8 +419,9 @@ class TestChecks:
     def event(self, run, seq, kind, name=None):
         HistoryEvent.objects.create(run_id=run.id, seq=seq, type=kind, name=name, recorded_at=self.NOW)
 
-    def wrong(self):
-        return [sentence for sentence, offences in checks.offences(batch=1) if offences]
+    def wrong(self, exported=None):
+        exported = OrderLine.objects.values_list("pk", flat=True) if exported is None else exported
+        return [sentence for sentence, offences in checks.offences(1, exported) if offences]
 
     def test_good_books_pass(self):
         assert self.wrong() == []
@@ -277,6 +466,60 @@ class TestChecks:
         Shipment.objects.all().delete()
         assert self.wrong() == [self.PARCELS]
 
+    def test_units_that_were_counted_twice(self):
+        Dispatched.objects.update(units=4)
+        assert self.wrong() == [self.UNITS]
+
+    @pytest.mark.parametrize("times", [0, 2])
+    def test_a_line_that_is_not_in_the_file_once(self, order, times):
+        assert self.wrong(exported=[order.lines.get().pk] * times) == [self.EXPORT]
+
+    def test_a_line_in_the_file_that_is_none(self, order):
+        assert self.wrong(exported=[order.lines.get().pk, 0]) == [self.EXPORT]
+
+    def a_batch(self, run, **result):
+        made = {
+            "workflow": "shop.workflows.batch",
+            "state": "completed",
+            "correlation_id": uuid4(),
+            "attributes": {"file": "batch-1"},
+            "input": [{"numbers": ["1-404"]}],
+            "result": {"states": {"failed": 1}, "failures": {"1-404": "unknown"}} | result,
+        }
+        parent = Run.objects.create(**made)
+        Run.objects.filter(pk=run.pk).update(parent_run_id=parent.pk)
+        return parent
+
+    def test_a_batch_that_is_as_it_should_be(self, run):
+        self.a_batch(run)
+        assert self.wrong() == []
+
+    @pytest.mark.parametrize(
+        "result", [{"states": {"failed": 2}}, {"failures": {}}, {"failures": {"1-404": "", "1-10001": ""}}]
+    )
+    def test_a_batch_with_another_outcome(self, run, result):
+        self.a_batch(run, **result)
+        assert self.wrong() == [self.BATCHES]
+
+    def test_a_batch_that_lacks_a_child(self, run):
+        self.a_batch(run)
+        Run.objects.filter(pk=run.pk).update(parent_run_id=None)
+        assert self.wrong() == [self.BATCHES]
+
+    @pytest.mark.parametrize(("periods", "runs"), [((1, 2), 2), ((1, 3), 2), ((1, 2, 2), 2), ((), 2), ((1, 2), 1)])
+    def test_a_subscription_that_is_not_charged_once_a_period(self, periods, runs):
+        opened = Subscription.objects.create(batch=1, customer="Old Mill", state="cancelled", run_id=uuid4())
+        before = None
+        for _ in range(runs):
+            before = Run.objects.create(
+                workflow="subscription", state="completed", correlation_id=opened.run_id, continued_from_run_id=before
+            ).id
+        for number, period in enumerate(periods):
+            Invoice.objects.create(
+                subscription=opened, period=period, plan="basic", amount_cents=900, reference=str(number)
+            )
+        assert self.wrong() == ([] if (periods, runs) == ((1, 2), 2) else [self.CHAIN])
+
     def test_an_activity_that_ran_again(self, order):
         self.attempt(order, "charge_card", datetime.now(UTC) + timedelta(hours=1))
         assert self.wrong() == [self.NOT_AGAIN]
@@ -293,11 +536,13 @@ class TestChecks:
         self.attempt(order, "refund", self.NOW)
         assert checks.mark_recorded(batch=1) == 4
 
-    def test_the_take_over_is_timed_from_the_kill(self, order):
-        assert checks.seconds_to_take_over(pid=1, batch=1) is None
+    def test_the_take_over_is_timed_from_the_kill(self, run):
+        assert checks.seconds_to_take_over([run.id], batch=1) is None
         killed_at = Attempt.objects.first().seen_recorded_at
         Attempt.objects.update(seen_recorded_at=killed_at)
-        Attempt.objects.create(
-            order=order, step="refund", worker_pid=2, started_at=killed_at + timedelta(seconds=1.5), outcome="done"
-        )
-        assert checks.seconds_to_take_over(pid=1, batch=1) == pytest.approx(1.5)
+        for seq, seconds in enumerate((2.5, 1.5), 6):
+            HistoryEvent.objects.create(
+                run_id=run.id, seq=seq, type="timer_fired", recorded_at=killed_at + timedelta(seconds=seconds)
+            )
+        assert checks.seconds_to_take_over([run.id], batch=1) == pytest.approx(1.5)
+        assert checks.seconds_to_take_over([uuid4()], batch=1) is None

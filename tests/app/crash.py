@@ -1,13 +1,20 @@
-"""Lets a worker process kill itself right before, or right after, a chosen commit of its journal."""
+"""Lets a worker process kill itself at a chosen moment: around a commit of its journal, or of an activity's own."""
 
 import os
 import signal
 
 
 def arm_from_environment() -> None:
-    """Arm if ``CRASH`` says so: ``before:2`` or ``after:1``, commits counted from 1 in each process."""
+    """Arm if ``CRASH`` says so: ``before:2`` or ``after:1``, commits of the journal counted from 1 in each process.
+
+    ``transaction:recorded`` is when a transactional activity has all written but the commit, ``transaction:committed``
+    when the commit is made and the worker does not know yet.
+    """
     order = os.environ.get("CRASH")
     if not order:
+        return
+    if order.startswith("transaction:"):
+        _arm_transactions("_record" if order == "transaction:recorded" else "_commit")
         return
     from continuum.worker.journal import Journal
 
@@ -27,3 +34,15 @@ def arm_from_environment() -> None:
         return lost
 
     Journal._write = crashing
+
+
+def _arm_transactions(method: str) -> None:
+    from continuum.worker.transactional import Transactions
+
+    real = getattr(Transactions, method)
+
+    def crashing(self, *args):
+        real(self, *args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(Transactions, method, crashing)

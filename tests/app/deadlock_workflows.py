@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from continuum import activity, sleep, wait_signal, workflow
+from continuum import activity, saga, sleep, wait_signal, workflow
 
 mended = False
 
@@ -13,6 +13,11 @@ mended = False
 @activity
 async def step(n: int) -> int:
     return n + 1
+
+
+@activity
+async def unstep(n: int) -> None:
+    pass
 
 
 @workflow
@@ -69,6 +74,14 @@ async def computes_in_the_middle() -> int:
     while not mended:
         pass
     return await step(total) + await wait_signal("go")
+
+
+@workflow
+async def undoes_its_step() -> None:
+    async with saga():
+        await step(1).compensated_by(unstep.bind(1))
+        if not mended:
+            raise LookupError("no")
 
 
 @workflow

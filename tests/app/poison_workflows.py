@@ -36,6 +36,12 @@ async def takes(seconds: float) -> float:
     return seconds
 
 
+@activity(queue="elsewhere")
+def far(key: str) -> str:
+    Effect.objects.create(key=key)
+    return key
+
+
 @workflow
 async def kills_in_activity(stop: str, after: float = 0.0) -> str:
     return await kill(stop, after)
@@ -81,3 +87,19 @@ async def innocent(key: str, seconds: float = 0.0) -> str:
 @workflow
 async def mother(stop: str) -> str:
     return await kills_in_code(stop)
+
+
+@workflow
+async def listener() -> str:
+    return await wait_signal("go")
+
+
+@workflow
+async def guardian() -> str:
+    return await listener()
+
+
+@workflow
+async def provider(key: str) -> list[str]:
+    """Has an activity in a queue and a child."""
+    return await asyncio.gather(far(key), listener())

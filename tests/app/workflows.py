@@ -26,9 +26,10 @@ from continuum import (
     wait_signal,
     workflow,
 )
-from tests.app import deadlock_workflows, poison_workflows
+from tests.app import attempt_workflows, deadlock_workflows, family_workflows, poison_workflows, queue_workflows
 
-__all__ = ["deadlock_workflows", "poison_workflows"]
+# So that worker processes know them too.
+__all__ = ["attempt_workflows", "deadlock_workflows", "family_workflows", "poison_workflows", "queue_workflows"]
 
 
 @dataclass

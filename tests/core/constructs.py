@@ -12,8 +12,10 @@ import continuum.core.gathering as continuum
 from continuum.core.definitions import activity, workflow
 from continuum.core.effects import sleep, wait_signal
 from continuum.core.facts import now, random, uuid4
+from continuum.core.lineage import continue_as_new, start_child
 from continuum.core.retry import Retry
-from continuum.exceptions import ActivityError
+from continuum.core.sagas import compensate, compensate_all, saga
+from continuum.exceptions import ActivityError, ChildError
 
 CONSTRUCTS: dict[str, Any] = {}
 
@@ -614,3 +616,109 @@ async def retries_and_failures() -> Any:
         return ""
 
     return await asyncio.gather(attempt(60), attempt(0.5))
+
+
+# -- children, sagas, successors --------------------------------------------------------------------------------
+
+
+@workflow(name="construct.offspring")
+async def offspring(n: int) -> int:
+    return await work(n) + 1
+
+
+@workflow(name="construct.unlucky")
+async def unlucky(text: str) -> None:
+    await fail(text)
+
+
+@construct
+async def children() -> Any:
+    seen: list = [await offspring(1), await asyncio.gather(offspring(2), work(3), offspring(4))]
+    try:
+        await unlucky("u")
+    except ChildError as exc:
+        seen.append([exc.state, exc.type])
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(offspring(n)) for n in range(3)]
+    return [*seen, [task.result() for task in tasks], await asyncio.wait_for(offspring(9), 600)]
+
+
+@construct
+async def children_in_handles() -> Any:
+    handles = [await start_child(offspring, n, id=f"child {n}", attributes={"n": n}) for n in range(3)]
+    await start_child(unlucky, "nobody asks")
+    seen = []
+    try:
+        seen.append(await asyncio.wait_for(handles[0], 2))
+    except TimeoutError:
+        seen.append(-1)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            seen.append(await asyncio.shield(handles[1]))
+    handles[2].cancel("not wanted")
+    with contextlib.suppress(ChildError):
+        seen.append(await handles[2])
+    done, _ = await continuum.wait(handles)
+    return [seen, len(done), await handles[0], [str(handle.id) for handle in handles]]
+
+
+@construct
+async def children_given_up() -> Any:
+    seen = []
+    for seconds in (1, 500):
+        try:
+            seen.append(await asyncio.wait_for(offspring(1), seconds))
+        except TimeoutError:
+            seen.append("over")
+    task = asyncio.create_task(offspring(2))
+    await sleep(1)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        seen.append(await task)
+    return seen
+
+
+@construct
+async def saga_that_fails() -> Any:
+    async with saga():
+        await asyncio.gather(*(work(n).compensated_by(work.bind(-n)) for n in range(3)))
+        try:
+            async with saga(parallel=True):
+                await offspring(1).compensated_by(offspring.bind(-1))
+                await work(7).compensated_by(lambda result: fail.bind(str(result)))
+                await fail("inner")
+        except ActivityError:
+            await work(8).compensated_by(offspring.bind(-8))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work(9).compensated_by(work.bind(-9)))
+            group.create_task(fail("outer"))
+            group.create_task(sleep(100))
+
+
+@construct
+async def compensations_by_hand() -> Any:
+    effects = [work(n).compensated_by(work.bind(-n)) for n in range(4)]
+    for effect in effects:
+        await effect
+    seen: list = [await compensate(effects[1]), await compensate(effects[1])]
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1), saga():
+            await work(5).compensated_by(work.bind(-5))
+            await sleep(50)
+    return [*seen, await compensate_all(parallel=True), await compensate_all()]
+
+
+@construct
+async def going_on() -> Any:
+    async def leave() -> None:
+        await wait_signal("a")
+        continue_as_new()
+
+    try:
+        async with saga(), asyncio.TaskGroup() as group:
+            await work(1).compensated_by(work.bind(-1))
+            await start_child(offspring, 1)
+            group.create_task(sleep(300))
+            group.create_task(leave())
+    finally:
+        await work(2)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from continuum import values
 from continuum.core.activity_context import ActivityInfo, current_activity
@@ -26,7 +26,9 @@ from continuum.core.execution import Execution
 from continuum.core.failures import describe_exception
 from continuum.core.history import TERMINAL, Event, EventType
 from continuum.core.identity import RunIdentity
+from continuum.core.loop import DeterministicLoop
 from continuum.core.outcomes import Outcome
+from continuum.core.resuming import effective, forked
 from continuum.exceptions import NonRetryableError, RetryAfterError
 
 RUN_ID = UUID("0190163d-8694-739b-aea5-966c26f8ad91")
@@ -63,10 +65,12 @@ class Recorder(Execution):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.asked: list[Asked] = []
-        self.notes: list[Any] = []
         _living.add(self)
 
+    def _blank(self, loop: DeterministicLoop) -> None:
+        super()._blank(loop)
+        self.asked: list[Asked] = []
+        self.notes: list[Any] = []
         self.issue = _traced(self.issue, self.asked)
         self.start_timer = _traced(self.start_timer, self.asked)
 
@@ -212,6 +216,8 @@ class Driver:
         self.abandoned: list[str] = []
         self.children: dict[UUID, ChildStart] = {}  # started ones, by run id
         self.cancelled: dict[UUID, str | None] = {}  # why children were cancelled
+        self.ended: dict[UUID, tuple[str, int]] = {}  # what children have come to, and told, and when; they do so once
+        self.taken_up = 0  # how many events there were when the run was last retried or forked
         self.messages: list[Message] = []
         self._sent = 0
         self.execution: Recorder = None  # type: ignore[assignment]
@@ -236,12 +242,36 @@ class Driver:
     def close(self) -> None:
         self.execution.close()
 
+    def retry(self, *, definition: WorkflowDefinition | None = None) -> Driver:
+        """Retry the run, which has failed; perhaps with other code."""
+        assert self.outcome is not None
+        assert self.outcome.state == "failed", self.outcome
+        self.execution.close()
+        self.clock_us += STEP_US
+        self.history.append(Event(len(self.history) + 1, EventType.RUN_RETRIED, None, None, "{}", self.clock_us))
+        self.taken_up, self.states, self.outcome = len(self.history), {}, None
+        self.definition = definition or self.definition
+        return self.open()
+
+    def fork(self, before: str, *, number: int = 1) -> Driver:
+        """Return the driver of a fork, which shares the history before a command."""
+        self.clock_us += STEP_US
+        run = replace(self.run, id=uuid5(self.run.id, f"fork {number}"), parent_run_id=None, started_us=self.clock_us)
+        other = Driver(self.definition, self.arguments, self.scheduler, self.mocks, self.perform, self.max_bytes, run)
+        other.clock_us = self.clock_us
+        other.history, _ = forked(self.history, self.run, run.id, before, self.clock_us)
+        other.taken_up = len(other.history)
+        return other.open()
+
     def _take(self) -> None:
         journal, commands, abandoned, outcome, cancels = self.execution.take()
         self.history += journal
         for command in commands:
             if command.kind == "child":
                 self.children.setdefault(command.child.id, command.child)
+                state, when_us = self.ended.get(command.child.id, ("", 0))
+                if state == "failed" and when_us < (command.child.retried_us or 0):
+                    del self.ended[command.child.id]  # it is retried along with its parent
         for command in cancels:
             self.cancelled.setdefault(command.child.id, command.cancelled)
             self.outstanding[command.id] = command
@@ -279,6 +309,7 @@ class Driver:
                 command,
             )
             for id_, command in self.outstanding.items()
+            if command.child is None or command.child.id not in self.ended
         ]
         if self.messages:
             message = min(self.messages, key=lambda m: (m.due_us, m.number))
@@ -335,11 +366,12 @@ class Driver:
         else:
             args, _ = command.definition.decode_arguments(child.input)
             identity = replace(self.run, id=child.id, parent_run_id=self.run.id, depth=self.run.depth + 1)
-            run = Driver(command.definition, args, mocks=self.mocks, run=identity).open().go()
+            run = Driver(command.definition, args, mocks=self.mocks, perform=self.perform, run=identity).open().go()
             assert run.outcome is not None
             result = None if run.outcome.result is None else json.loads(run.outcome.result)
             told |= {"state": run.outcome.state, "result": result, "error": run.outcome.error}
             run.close()
+        self.ended[child.id] = told["state"], self.clock_us
         assert self.execution.child_ended(child.reply_to, json.dumps(told), self.clock_us)
 
     def _timer(self, command: Command) -> None:
@@ -462,17 +494,25 @@ def assert_sound(history: Sequence[Event]) -> None:
     """A history has no gaps, time does not fall, and nothing follows its one end."""
     assert [event.seq for event in history] == list(range(1, len(history) + 1))
     assert all(a.time_us <= b.time_us for a, b in pairwise(history))
-    assert [event.seq for event in history if event.type in TERMINAL] in ([], [len(history)])
-    answered = [e.command_id for e in history if e.command_id and e.type != EventType.ACTIVITY_RETRIED]
+    followed = [after.type for event, after in pairwise(history) if event.type in TERMINAL]
+    assert set(followed) <= {EventType.RUN_RETRIED}
+    counting = effective(history)
+    assert sum(event.type in TERMINAL for event in counting) == (len(history) > 0 and history[-1].type in TERMINAL)
+    answered = [e.command_id for e in counting if e.command_id and e.type != EventType.ACTIVITY_RETRIED]
     assert len(answered) == len(set(answered)), "a command was answered twice"
 
 
 def assert_replays(driver: Driver) -> None:
-    """A run replays from every prefix of its history to where it stood live, and goes on from there as it did."""
+    """A run replays from every prefix of its history to where it stood live, and goes on from there as it did.
+
+    Of one that was retried or forked, from every prefix since.
+    """
     history = driver.history
     assert_sound(history)
     boundaries = sorted(driver.states)
-    for length in range(len(history) + 1):
+    for length in range(driver.taken_up, len(history) + 1):
+        if driver.taken_up < length < boundaries[0] and history[driver.taken_up - 1].type == EventType.RUN_RETRIED:
+            continue  # how a retry is taken up is one commit, whatever it decides
         # A commit holds all that one occurrence led to. A prefix that ends inside one is made whole by the replay,
         # which decides again what the code had decided.
         boundary = next(b for b in boundaries if b >= length)
@@ -484,7 +524,8 @@ def assert_replays(driver: Driver) -> None:
         live = driver.states[boundary]
         assert execution.state() == live
         wanted = {(id_, args) for id_, kind, _, args, _, _ in live.pending if kind in ("activity", "child")}
-        assert {(command.id, command.args) for command in step.commands} == wanted
+        assert {(command.id, command.args) for command in step.commands if not command.answered} == wanted
+        assert all(command.detached for command in step.commands if command.answered)
         rest = list(history[boundary:])
         for event in rest:
             if execution.seq < event.seq:

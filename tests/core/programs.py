@@ -15,11 +15,11 @@ from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
 
-from continuum.core import effects, facts, gathering
+from continuum.core import effects, facts, gathering, lineage, sagas
 from continuum.core.commands import Command
 from continuum.core.definitions import activity, workflow
 from continuum.core.retry import Retry
-from continuum.exceptions import ActivityError
+from continuum.exceptions import ActivityError, ChildError
 from tests.core.driver import note
 
 Pick = Callable[[int], int]
@@ -35,6 +35,17 @@ def beta(arg: Any, *, flag: bool = False) -> Any: ...
 
 @activity(name="gamma", retry=Retry(max_attempts=3, base=2.0))
 def gamma(arg: Any) -> Any: ...
+
+
+@workflow(name="offspring")
+async def offspring(arg: Any) -> Any: ...
+
+
+def fate_of_child(arg: Any) -> Any:
+    """Stands in for every child: fails or succeeds by its argument."""
+    if arg == 2:
+        raise ValueError("by lot")
+    return arg
 
 
 ACTIVITIES = {"alpha": alpha, "beta": beta, "gamma": gamma}
@@ -119,7 +130,41 @@ class Interpreter:
     async def do_pass(self) -> None:
         pass
 
+    async def do_child(self, arg: Any) -> Any:
+        return await offspring(arg)
+
+    async def do_start(self, arg: Any, key: str | None) -> None:
+        note(str((await lineage.start_child(offspring, arg, id=key)).id))
+
+    async def do_handle(self, arg: Any, node: list, cancels: bool) -> Any:
+        child = await lineage.start_child(offspring, arg)
+        try:
+            value = await self.run(node)
+        finally:
+            if cancels:
+                child.cancel("not wanted")
+        return [value, await child, await child]
+
+    async def do_undoable(self, name: str, arg: Any, by_child: bool) -> Any:
+        undo = offspring.bind(arg) if by_child else alpha.bind(f"undo {arg}")
+        effect = offspring(arg) if name == "offspring" else ACTIVITIES[name](arg)
+        return await effect.compensated_by(undo)
+
     # -- one after the other --
+
+    async def do_saga(self, parallel: bool, *nodes: list) -> list:
+        async with sagas.saga(parallel=parallel):
+            return await self.all(list(nodes))
+
+    async def do_undo(self, node: list, parallel: bool) -> Any:
+        try:
+            return await self.run(node)
+        finally:
+            note([type(error).__name__ for error in await sagas.compensate_all(parallel)])
+
+    async def do_go_on(self, node: list) -> None:
+        await self.run(node)
+        lineage.continue_as_new(node)
 
     async def do_seq(self, *nodes: list) -> list:
         return await self.all(list(nodes))
@@ -134,7 +179,7 @@ class Interpreter:
     async def do_try(self, node: list, handler: list, final: list) -> Any:
         try:
             return await self.run(node)
-        except (ActivityError, Failure, TimeoutError) as exc:
+        except (ActivityError, ChildError, Failure, TimeoutError) as exc:
             note(f"caught {type(exc).__name__} {exc}")
             return await self.run(handler)
         except BaseExceptionGroup as group:
@@ -327,11 +372,18 @@ _DURATIONS = (1, 2, 3, 5, 0)
 
 
 class Generator:
-    """Makes programs. Low picks are the simple cases, which is where Hypothesis shrinks to."""
+    """Makes programs. Low picks are the simple cases, which is where Hypothesis shrinks to.
 
-    def __init__(self, pick: Pick, *, size: int = 30) -> None:
+    Args:
+        pick: chooses a number below another.
+        size: about how many nodes they have.
+        families: whether they have children, compensations and successors, too.
+    """
+
+    def __init__(self, pick: Pick, *, size: int = 30, families: bool = False) -> None:
         self.pick = pick
         self.left = size
+        self.families = families
 
     def program(self) -> list:
         nodes = [self.node(0) for _ in range(1 + self.pick(5))]
@@ -341,8 +393,31 @@ class Generator:
     def node(self, depth: int) -> list:
         self.left -= 1
         if depth >= 3 or self.left <= 0 or self.pick(3) == 0:
-            return self.leaf()
+            return self.relative() if self.families and self.pick(2) else self.leaf()
+        if self.families and self.pick(3) == 2:
+            return self.clan(depth + 1)
         return self.branch(depth + 1)
+
+    def relative(self) -> list:
+        match self.pick(5):
+            case 0 | 1:
+                return ["child", self.pick(4)]
+            case 2:
+                return ["start", self.pick(4), [None, "k"][self.pick(2)]]
+            case _:
+                name = ("alpha", "beta", "gamma", "offspring")[self.pick(4)]
+                return ["undoable", name, self.pick(4), bool(self.pick(2))]
+
+    def clan(self, depth: int) -> list:
+        match self.pick(6):
+            case 0 | 1 | 2:
+                return ["saga", bool(self.pick(2)), *self.several(depth)]
+            case 3:
+                return ["undo", self.node(depth), bool(self.pick(2))]
+            case 4:
+                return ["handle", self.pick(4), self.node(depth), bool(self.pick(2))]
+            case _:
+                return ["go_on", self.node(depth)]
 
     def duration(self) -> int:
         return _DURATIONS[self.pick(len(_DURATIONS))]

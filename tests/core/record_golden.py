@@ -17,7 +17,7 @@ from typing import Any
 from continuum.core.history import Event
 from tests.core.constructs import CONSTRUCTS
 from tests.core.driver import Driver, in_order, newest_first, shuffled
-from tests.core.programs import Generator, outcome_of_attempt, program
+from tests.core.programs import Generator, fate_of_child, outcome_of_attempt, program
 
 FOLDER = Path(__file__).parent / "golden"
 PROGRAMS = 60
@@ -32,11 +32,17 @@ def construct(name: str, order: str) -> Driver:
     return driver.signal("b", 4, after=30).go()
 
 
-def generated(seed: int) -> Driver:
+def generated(seed: int, families: bool = False) -> Driver:
     """Drive a generated program."""
     chance = random.Random(seed)
-    code = Generator(chance.randrange).program()
-    driver = Driver(program, (code,), scheduler=shuffled(chance.randrange), perform=outcome_of_attempt).open()
+    code = Generator(chance.randrange, families=families).program()
+    driver = Driver(
+        program,
+        (code,),
+        scheduler=shuffled(chance.randrange),
+        mocks={"offspring": fate_of_child},
+        perform=outcome_of_attempt,
+    ).open()
     for number in range(chance.randrange(5)):
         driver.signal("ab"[chance.randrange(2)], number, after=chance.randrange(6))
     if chance.randrange(4) == 0:
@@ -48,6 +54,7 @@ def recordings() -> Iterator[tuple[str, list[tuple[str, Driver]]]]:
     for name in CONSTRUCTS:
         yield name, [(order, construct(name, order)) for order in ("in order", "newest first", "by chance")]
     yield "programs", [(str(seed), generated(seed)) for seed in range(PROGRAMS)]
+    yield "families", [(str(seed), generated(seed, families=True)) for seed in range(PROGRAMS)]
 
 
 def recording(order: str, driver: Driver) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from tests.core.driver import Driver, replay
 from tests.core.programs import program
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.json"))
+GENERATED = ("programs", "families")
 
 
 def definition_of(path):
     name = path.name.split(".")[0]
-    return program if name == "programs" else CONSTRUCTS[name]
+    return program if name in GENERATED else CONSTRUCTS[name]
 
 
 def shown(execution):
@@ -44,10 +45,10 @@ def test_a_history_of_any_version_replays_here(path):
 
 def test_every_construct_was_recorded_on_every_version():
     names = {path.stem for path in FILES}
-    assert names == {f"{name}.{version}" for name in [*CONSTRUCTS, "programs"] for version in ("3.11", "3.12", "3.13")}
+    assert names == {f"{name}.{version}" for name in [*CONSTRUCTS, *GENERATED] for version in ("3.11", "3.12", "3.13")}
 
 
 def test_the_recordings_of_all_versions_are_the_same():
-    for name in [*CONSTRUCTS, "programs"]:
+    for name in [*CONSTRUCTS, *GENERATED]:
         texts = {path.read_text() for path in FILES if path.name.startswith(f"{name}.")}
         assert len(texts) == 1, name

@@ -23,7 +23,7 @@ from tests.core.driver import (
     scripted,
     shuffled,
 )
-from tests.core.programs import Generator, mutated, outcome_of_attempt, program
+from tests.core.programs import Generator, fate_of_child, mutated, outcome_of_attempt, program
 
 _COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 _QUICK = settings(max_examples=150, derandomize=True, phases=[Phase.generate, Phase.shrink], **_COMMON)
@@ -39,7 +39,7 @@ class Story:
 
     def __init__(self, chance):
         self.chance = chance
-        self.code = Generator(chance.randrange).program()
+        self.code = Generator(chance.randrange, families=bool(chance.randrange(2))).program()
         count = chance.randrange(4)
         self.signals = [("ab"[chance.randrange(2)], number, chance.randrange(6)) for number in range(count)]
         self.cancel = chance.randrange(6) if chance.randrange(4) == 3 else None
@@ -47,7 +47,11 @@ class Story:
 
     def open(self, scheduler=None):
         driver = Driver(
-            program, (self.code,), scheduler=scheduler or shuffled(self.chance.randrange), perform=outcome_of_attempt
+            program,
+            (self.code,),
+            scheduler=scheduler or shuffled(self.chance.randrange),
+            mocks={"offspring": fate_of_child},
+            perform=outcome_of_attempt,
         ).open()
         for name, payload, after in self.signals:
             driver.signal(name, payload, after=after)
@@ -92,6 +96,53 @@ def test_histories_are_sound_and_end_once(chance):
 
 @check
 @given(chances)
+def test_children_end_or_are_cancelled_or_outlive_a_run_that_was_not_cancelled(chance):
+    driver = Story(chance).tell()
+    started = {child.reply_to: id_ for id_, child in driver.children.items()}
+    assert len(started) == len(driver.children)
+    heard = {e.command_id for e in driver.history if e.type in (EventType.CHILD_COMPLETED, EventType.CHILD_FAILED)}
+    assert heard <= set(started)
+    assert set(driver.cancelled) <= set(driver.children)
+    if driver.outcome is not None and driver.outcome.state == "cancelled":
+        assert {id_ for key, id_ in started.items() if key not in heard} <= set(driver.cancelled)
+    close_all()
+
+
+@check
+@given(chances)
+def test_what_succeeded_is_undone_once_at_most(chance):
+    driver = Story(chance).tell()
+    undone = [json.loads(e.data)["undoes"] for e in driver.history if '"undoes":"' in e.data]
+    assert len(undone) == len(set(undone))
+    ended = [
+        e.command_id for e in driver.history if e.type in (EventType.ACTIVITY_COMPLETED, EventType.CHILD_COMPLETED)
+    ]
+    assert set(undone) <= set(ended)
+    close_all()
+
+
+@check
+@given(chances)
+def test_a_failed_run_that_is_retried_replays_from_everywhere_and_so_does_a_fork_of_it(chance):
+    driver = Story(chance).tell()
+    for _ in range(2):
+        if driver.outcome is None or driver.outcome.state != "failed":
+            break
+        if chance.randrange(2):
+            driver.perform = lambda command: 0
+        driver.retry().go()
+        assert_replays(driver)
+    ids = [event.command_id for event in driver.history if event.command_id]
+    if ids:
+        fork = driver.fork(ids[chance.randrange(len(ids))])
+        if chance.randrange(2):
+            fork.crash()
+        assert_replays(fork.go())
+    close_all()
+
+
+@check
+@given(chances)
 def test_every_command_is_known_by_one_identity(chance):
     driver = Story(chance).tell()
     ids = [asked.id for asked in driver.execution.asked]
@@ -115,6 +166,8 @@ def test_a_crash_after_any_event_changes_nothing(chance):
         driver.step()
     assert driver.history == whole.history
     assert driver.execution.state() == whole.execution.state()
+    assert driver.children.keys() == whole.children.keys()
+    assert driver.cancelled.keys() == whole.cancelled.keys()
     assert driver.calls == whole.calls  # nothing under way was lost in these crashes, and nothing done was done again
     close_all()
 

@@ -23,6 +23,7 @@ from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
 from continuum.worker import log
 from continuum.worker.options import NodeOptions
+from continuum.worker.queues import DEFAULT_QUEUE
 from continuum.worker.supervisor import Supervisor, end_with_parent, process_number
 
 MOST_NAMES = 12
@@ -35,7 +36,11 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--queues", type=_queues, metavar="A,B", help="Serve these queues of activities only. Default: all."
+            "--queues",
+            type=_queues,
+            metavar="A,B",
+            help="Carry out activities of these queues only; workflows run here if `default` is among them. "
+            "Default: all queues, and workflows.",
         )
         parser.add_argument(
             "--concurrency",
@@ -129,6 +134,9 @@ class Command(BaseCommand):
     def _banner(self, node: NodeOptions, processes: int) -> str:
         workflows = [f"{workflow.name}@{workflow.version}" for workflow in registry.workflows()]
         activities = [activity.name for activity in registry.activities()]
+        ran = _some(workflows) or 'none: nothing can run here (see CONTINUUM["WORKFLOW_MODULES"])'
+        if node.queues and DEFAULT_QUEUE not in node.queues:
+            ran = "none: they run where the default queue is served"
         listen = continuum_settings.LISTEN_DATABASE or node.database
         lines = [
             ("worker", node.name + (", until nothing is left to do" if node.burst else "")),
@@ -140,7 +148,7 @@ class Command(BaseCommand):
                 f"{_counted(node.concurrency, 'run')} and {_counted(node.threads, 'thread')} in each of "
                 f"{_counted(processes, 'process', 'processes')}",
             ),
-            ("workflows", _some(workflows) or 'none: nothing can run here (see CONTINUUM["WORKFLOW_MODULES"])'),
+            ("workflows", ran),
             ("activities", _some(activities) or "none"),
         ]
         return "\n".join([f"Continuum {continuum.__version__}", *[_wrapped(name, what) for name, what in lines]])

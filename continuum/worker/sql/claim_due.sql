@@ -35,7 +35,7 @@ SET owner_id = lease.id, lease_token = nextval('continuum_lease_token_seq'), sta
     claimed_at = coalesce(r.claimed_at, statement_timestamp()), next_wakeup_at = NULL
 FROM due, lease
 WHERE r.id = due.id
-RETURNING r.id, r.lease_token, r.workflow, r.version, r.version_hash, r.namespace, r.input::text, r.parent_run_id, r.seed,
+RETURNING r.id, r.lease_token, r.workflow, r.version, r.version_hash, r.namespace, r.input::text, r.parent_run_id, r.seed, r.depth,
     (extract(epoch FROM r.started_at) * 1000000)::bigint, (extract(epoch FROM r.claimed_at) * 1000000)::bigint,
-    (extract(epoch FROM r.deadline_at) * 1000000)::bigint, due.claimed_at IS NULL,
+    (extract(epoch FROM r.deadline_at) * 1000000)::bigint, r.continued_from_run_id IS NOT NULL, due.claimed_at IS NULL,
     EXISTS (SELECT 1 FROM continuum_inbox i WHERE i.run_id = r.id AND i.consumed_at IS NULL), r.recoveries

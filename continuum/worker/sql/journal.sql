@@ -51,14 +51,16 @@ WITH batch AS MATERIALIZED (
         retention_until = timestamptz 'epoch' + u.retention_us * interval '1 microsecond',
         recoveries = coalesce(u.recoveries, r.recoveries)
     FROM unnest(
-        %(update_runs)s::uuid[], %(states)s::text[], %(keep_owner)s::boolean[], %(waiting_on)s::json[],
+        %(update_runs)s::uuid[], %(update_tokens)s::bigint[], %(states)s::text[], %(keep_owner)s::boolean[], %(waiting_on)s::json[],
         %(next_wakeups)s::bigint[], %(progress)s::json[], %(results)s::json[], %(errors)s::json[],
         %(completed)s::bigint[], %(retention)s::bigint[], %(recoveries)s::smallint[]
     ) AS u (
-        run_id, state, keep_owner, waiting_on, next_wakeup_us, progress, result, error, completed_us, retention_us, recoveries
+        run_id, token, state, keep_owner, waiting_on, next_wakeup_us, progress, result, error, completed_us, retention_us, recoveries
     )
-    -- The owner once more, since this is checked again on a row that had to be waited for: a statement of ours that was
-    -- cut off, and which the server is still at work on, must not write over what came after it.
-    WHERE r.id = u.run_id AND coalesce(r.owner_id, 0) = %(worker)s AND NOT EXISTS (SELECT 1 FROM lost)
+    -- Owner and token once more, since this is checked again on a row that has changed since "lost" looked: a statement of
+    -- ours that was cut off, and which the server is still at work on, must not write over what came after it. The owner
+    -- alone does not tell: the run may have been given back and claimed by this very worker again.
+    WHERE r.id = u.run_id AND r.lease_token + 0 = u.token AND coalesce(r.owner_id, 0) = %(worker)s
+      AND NOT EXISTS (SELECT 1 FROM lost)
 )
 SELECT run_id FROM lost

@@ -14,3 +14,4 @@ FROM unnest(
 ) AS c (parent, id, command_id, workflow, version, version_hash, input, namespace, attributes)
 JOIN continuum_runs p ON p.id = c.parent
 ON CONFLICT (id) DO NOTHING
+RETURNING id

@@ -3,8 +3,10 @@
 Each check counts offences: zero is the only good answer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from django.db import connection
 
@@ -82,6 +84,49 @@ CHECKS = (
         _BOOKS + "SELECT count(*) FROM books WHERE parcels <> CASE WHEN state = 'shipped' THEN 1 ELSE 0 END",
     ),
     Check(
+        "the units counted by product are those of the shipped orders, each once",
+        """
+        SELECT count(*) FROM shop_dispatched d WHERE d.batch = %(batch)s AND d.units <> (
+            SELECT coalesce(sum(l.quantity), 0) FROM shop_orderline l JOIN shop_order o ON o.id = l.order_id
+            WHERE o.batch = d.batch AND l.sku = d.sku AND o.state = 'shipped')
+        """,
+    ),
+    Check(
+        "every batch has ended with an outcome for each order of its file, and one failure",
+        """
+        SELECT count(*) FROM continuum_runs b
+        WHERE b.workflow = 'shop.workflows.batch' AND b.attributes @> jsonb_build_object('file', 'batch-' || %(batch)s)
+          AND (b.state <> 'completed'
+               OR (SELECT array_agg(k) FROM json_object_keys(b.result->'failures') k)
+                  IS DISTINCT FROM ARRAY[%(batch)s || '-404']
+               OR (SELECT sum(v::int) FROM json_each_text(b.result->'states') s (k, v))
+                  <> json_array_length(b.input->0->'numbers')
+               OR (SELECT count(*) FROM continuum_runs c WHERE c.parent_run_id = b.id AND c.completed_at IS NOT NULL)
+                  <> json_array_length(b.input->0->'numbers'))
+        """,
+    ),
+    Check(
+        "the exported file holds each order line once",
+        """
+        SELECT count(*) FROM (
+            SELECT l.id FROM shop_orderline l JOIN shop_order o ON o.id = l.order_id WHERE o.batch = %(batch)s) l
+        FULL JOIN (SELECT id, count(*) AS times FROM unnest(%(exported)s::bigint[]) id GROUP BY id) e USING (id)
+        WHERE l.id IS NULL OR e.times IS DISTINCT FROM 1
+        """,
+    ),
+    Check(
+        "every period of the subscription was charged once, by a chain of runs that has ended",
+        """
+        SELECT count(*) FROM shop_subscription s WHERE s.batch = %(batch)s AND (
+            s.state <> 'cancelled'
+            OR NOT EXISTS (SELECT 1 FROM shop_invoice i WHERE i.subscription_id = s.id
+                           HAVING count(*) > 0 AND count(*) = count(DISTINCT i.period) AND count(*) = max(i.period))
+            OR (SELECT count(*) FROM continuum_runs r WHERE r.correlation_id = s.run_id AND r.state <> 'completed') > 0
+            OR NOT EXISTS (SELECT 1 FROM continuum_runs r WHERE r.correlation_id = s.run_id
+                           AND r.continued_from_run_id IS NOT NULL))
+        """,
+    ),
+    Check(
         "no activity whose result was recorded when the worker was killed has run again",
         "SELECT count(*) " + _REPEATED,
     ),
@@ -103,7 +148,7 @@ _ATTEMPTS = "SELECT count(*) FROM shop_attempt a JOIN shop_order o ON o.id = a.o
 FIGURES = {
     "activity bodies started": _ATTEMPTS,
     "failed: gateway busy, card refused": _ATTEMPTS + " AND a.outcome = 'failed'",
-    "cut off by kill -9, run again": _ATTEMPTS + " AND a.outcome = 'running'",
+    "cut off by kill -9, and not rolled back": _ATTEMPTS + " AND a.outcome = 'running'",
     "ended but not recorded, run again": """
         SELECT coalesce(sum(bodies - 1), 0) FROM (
             SELECT count(*) AS bodies FROM shop_attempt a JOIN shop_order o ON o.id = a.order_id
@@ -111,6 +156,17 @@ FIGURES = {
         """,
     "recorded when the worker was killed": _ATTEMPTS + " AND a.seen_recorded_at IS NOT NULL",
     "  of these, run again": "SELECT count(*) " + _REPEATED,
+    "runs the subscription has gone through": """
+        SELECT count(*) FROM continuum_runs r JOIN shop_subscription s ON s.run_id = r.correlation_id
+        WHERE s.batch = %(batch)s
+        """,
+    "periods it was charged for": """
+        SELECT count(*) FROM shop_invoice i JOIN shop_subscription s ON s.id = i.subscription_id
+        WHERE s.batch = %(batch)s
+        """,
+    "lines in the exported file": "SELECT coalesce(sum(lines), 0) FROM shop_export WHERE batch = %(batch)s",
+    "  of these, written when the worker was killed": "SELECT coalesce(sum(resumed_after), 0) FROM shop_export "
+    "WHERE batch = %(batch)s",
     "events in the histories": "SELECT count(*) FROM continuum_events e JOIN shop_order o ON o.run_id = e.run_id "
     "WHERE o.batch = %(batch)s",
 }
@@ -125,9 +181,15 @@ def scalar(sql: str, **parameters: object) -> Any:
         return row[0] if row else None
 
 
-def offences(batch: int) -> list[tuple[str, int]]:
-    """Run every check: its sentence, and how many rows contradict it."""
-    return [(check.sentence, scalar(check.offences, batch=batch)) for check in CHECKS]
+def offences(batch: int, exported: Sequence[int] = ()) -> list[tuple[str, int]]:
+    """Run every check: its sentence, and how many rows contradict it.
+
+    Args:
+        batch: the number of the demo.
+        exported: the ids of the order lines in its file, as often as they are there.
+    """
+    parameters = {"batch": batch, "exported": list(exported)}
+    return [(check.sentence, scalar(check.offences, **parameters)) for check in CHECKS]
 
 
 def figures(batch: int) -> list[tuple[str, int]]:
@@ -162,28 +224,37 @@ def finished(batch: int) -> int:
     )
 
 
-def held_by(pid: int, batch: int) -> int:
-    """How many unfinished orders the worker with this process id holds."""
+def held_by(pid: int, batch: int) -> list[UUID]:
+    """The runs of unfinished orders that the worker with this process id holds."""
     return scalar(
-        "SELECT count(*) FROM continuum_runs r JOIN shop_order o ON o.run_id = r.id "
+        "SELECT coalesce(array_agg(r.id), '{}') FROM continuum_runs r JOIN shop_order o ON o.run_id = r.id "
         "JOIN continuum_workers w ON w.id = r.owner_id WHERE o.batch = %(batch)s AND w.pid = %(pid)s",
         batch=batch,
         pid=pid,
     )
 
 
-def seconds_to_take_over(pid: int, batch: int) -> float | None:
-    """How long after the kill another worker first ran an activity for an order the killed one had worked on."""
+def exporter(batch: int) -> int | None:
+    """The process id of the worker that writes the export, if one does now and has told how far it is."""
+    return scalar(
+        "SELECT w.pid FROM continuum_activity_tasks t JOIN shop_export x ON x.run_id = t.run_id "
+        "JOIN continuum_workers w ON w.id = t.owner_id "
+        "WHERE x.batch = %(batch)s AND t.state = 'running' AND t.heartbeat_details IS NOT NULL",
+        batch=batch,
+    )
+
+
+def seconds_to_take_over(runs: list[UUID], batch: int) -> float | None:
+    """How long after the kill another worker first recorded something for one of the runs the killed one held."""
     return scalar(
         """
-        SELECT extract(epoch FROM min(a.started_at) - k.killed_at)::float
-        FROM shop_attempt a JOIN shop_order o ON o.id = a.order_id,
+        SELECT extract(epoch FROM min(e.recorded_at) - k.killed_at)::float
+        FROM continuum_events e,
              (SELECT min(a.seen_recorded_at) FROM shop_attempt a JOIN shop_order o ON o.id = a.order_id
               WHERE o.batch = %(batch)s) k (killed_at)
-        WHERE o.batch = %(batch)s AND a.worker_pid <> %(pid)s AND a.started_at > k.killed_at
-          AND EXISTS (SELECT 1 FROM shop_attempt v WHERE v.order_id = a.order_id AND v.worker_pid = %(pid)s)
+        WHERE e.run_id = ANY(%(runs)s) AND e.recorded_at > k.killed_at
         GROUP BY k.killed_at
         """,
-        pid=pid,
+        runs=runs,
         batch=batch,
     )

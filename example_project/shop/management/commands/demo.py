@@ -6,7 +6,6 @@ import time
 from argparse import ArgumentParser
 from collections import Counter
 from contextlib import suppress
-from operator import itemgetter
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -16,7 +15,7 @@ from django.db.models import Max
 
 import continuum
 from shop.activities import lot
-from shop.demo import checks
+from shop.demo import checks, others
 from shop.demo.processes import Child, Children, free_port, listening, wait_until
 from shop.demo.progress import Progress
 from shop.demo.reviewer import decide_open_reviews
@@ -32,6 +31,12 @@ KILL_AT = 0.4
 
 REPLACED_AFTER = 1.0
 """Seconds from the kill to the start of another worker."""
+
+IN_A_BATCH = 10
+"""One order in so many is processed as the child of a batch, the others by runs of their own."""
+
+PERIOD = 0.6
+"""Seconds the demo's subscription is billed for at a time."""
 
 STALLED_AFTER = 120.0
 """Seconds without a single finished order after which the demo gives up."""
@@ -82,11 +87,18 @@ class Command(BaseCommand):
     def _place(self, groups: list[list[Line]]) -> int:
         started = time.monotonic()
         batch = 1 + (Order.objects.aggregate(last=Max("batch"))["last"] or 0)
-        _place_and_start(groups, batch, REVIEW_TIMEOUT)
+        together = _place_and_start(groups, batch, REVIEW_TIMEOUT, in_a_batch=max(1, len(groups) // IN_A_BATCH))
+        others.start_export(batch)
+        others.start_subscription(batch, groups[0][0].customer, PERIOD)
         self._step(
             "Orders",
             f"{len(groups)} orders with {sum(map(len, groups))} lines from order_lines.csv placed as batch {batch}, "
             f"their runs started in the same transaction: {time.monotonic() - started:.1f} s",
+        )
+        self._step(
+            "Beside",
+            f"a batch with {together} of these orders and one that does not exist, an export of the order lines, "
+            f"a subscription that is billed every {PERIOD:g} s",
         )
         return batch
 
@@ -108,12 +120,19 @@ class Command(BaseCommand):
                 if done > before:
                     moved = now
                 if not killed and done >= KILL_AT * orders:
-                    held, victim = max(((checks.held_by(x.pid, batch), x) for x in living), key=itemgetter(0))
+                    # Rather the one that is in the middle of the export: that is the harder case.
+                    exporter = checks.exporter(batch)
+                    held = {worker: checks.held_by(worker.pid, batch) for worker in living}
+                    victim = max(living, key=lambda worker: (worker.pid == exporter, len(held[worker])))
                     living.remove(victim)
                     victim.kill()
                     killed = now
                     checks.mark_recorded(batch)
-                    progress.say(f"   kill -9 {victim.pid} ({victim.name}), which held {held} unfinished orders")
+                    also = " and wrote the export" if victim.pid == exporter else ""
+                    progress.say(
+                        f"   kill -9 {victim.pid} ({victim.name}), which held {len(held[victim])} "
+                        f"unfinished orders{also}"
+                    )
                 elif killed and not replaced and now - killed > REPLACED_AFTER:
                     replaced = children.start(f"worker-{workers + 1}", "continuum_worker")
                     living.append(replaced)
@@ -125,14 +144,16 @@ class Command(BaseCommand):
             f"{orders} orders in {moved - started:.1f} s, {signals} fraud reviews decided by signal "
             f"(those nobody decides time out after {REVIEW_TIMEOUT:.0f} s)",
         )
-        took_over = checks.seconds_to_take_over(victim.pid, batch)
+        if not others.end(batch):
+            raise CommandError(f"the batch, the export or the subscription does not end:\n{living[0].tail()}")
+        took_over = checks.seconds_to_take_over(held[victim], batch)
         if took_over is not None:
             self._step("Takeover", f"the killed worker's orders went on {took_over:.1f} s after the kill")
 
     def _report(self, batch: int) -> bool:
         self._step("Checks", "in SQL, over the shop's tables and the histories")
         good = True
-        for sentence, offences in checks.offences(batch):
+        for sentence, offences in checks.offences(batch, others.exported(batch)):
             good &= not offences
             mark = self.style.SUCCESS("ok    ") if not offences else self.style.ERROR("WRONG ")
             self.stdout.write(f"   {mark} {sentence}" + (f" ({offences} contradict it)" if offences else ""))
@@ -146,7 +167,8 @@ class Command(BaseCommand):
     def _serve(self, children: Children, groups: list[list[Line]], port: int) -> None:
         suspicious = [lines for lines in groups if _will_wait(lines)][:3]
         batch = 1 + Order.objects.aggregate(last=Max("batch"))["last"]
-        _place_and_start(suspicious, batch, OrderRequest.review_timeout)
+        _place_and_start(suspicious, batch, OrderRequest.review_timeout, in_a_batch=len(suspicious) - 1)
+        others.start_subscription(batch, suspicious[0][0].customer, period_seconds=60)
         port = free_port(port)
         web = children.start("web", "runserver", f"127.0.0.1:{port}", "--noreload")
         wait_until(lambda: listening(port) or web.exit_code is not None, timeout=60)
@@ -158,7 +180,8 @@ class Command(BaseCommand):
             f"   Runs:       {url}continuum/run/\n"
             f"   Orders:     {url}shop/order/\n"
             f"   To try:     {len(suspicious)} more orders wait for a fraud review, a day at most. Decide them\n"
-            f"               in {url}shop/fraudreview/ and watch their runs go on.\n"
+            f"               in {url}shop/fraudreview/ and watch their runs, and the\n"
+            "               batch most of them belong to, go on. A subscription is billed every minute.\n"
             "   Ctrl-C ends the demo. The database stays; the next demo adds a new batch."
         )
         with suppress(KeyboardInterrupt):
@@ -172,14 +195,21 @@ class Command(BaseCommand):
         self.stdout.flush()
 
 
-def _place_and_start(groups: list[list[Line]], batch: int, review_timeout: float) -> None:
-    """Place the orders and start their runs: all of it commits, or none."""
+def _place_and_start(groups: list[list[Line]], batch: int, review_timeout: float, in_a_batch: int) -> int:
+    """Place the orders and start their runs, the last ones as children of a batch: all of it commits, or none.
+
+    Returns:
+        How many orders the batch is made of.
+    """
     with transaction.atomic():
         placed = place(groups, batch)
-        runs = continuum.start_many(order_flow, [OrderRequest(order.number, review_timeout) for order in placed])
-        for order, run in zip(placed, runs, strict=True):
+        alone, together = placed[: len(placed) - in_a_batch], placed[len(placed) - in_a_batch :]
+        runs = continuum.start_many(order_flow, [OrderRequest(order.number, review_timeout) for order in alone])
+        for order, run in zip(alone, runs, strict=True):
             order.run_id = run.id
-        Order.objects.bulk_update(placed, ["run_id"])
+        Order.objects.bulk_update(alone, ["run_id"])
+        others.start_batch(together, batch, review_timeout)
+    return len(together)
 
 
 def _will_wait(lines: list[Line]) -> bool:
