@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -498,6 +499,16 @@ class TestSaturation:
 
 
 class TestBurst:
+    def test_a_burst_is_over_when_there_is_nothing_to_do(self, settings):
+        # Without waiting for a poll.
+        settings.CONTINUUM = {"POLL_INTERVAL": 20, "LEASE_TTL": 30}
+        began = time.monotonic()
+        run = continuum.start(flows.posts, "b")
+        run_until_idle()
+        assert continuum.get_run(run).state == "completed"
+        run_until_idle()
+        assert time.monotonic() - began < 10
+
     def test_a_burst_waits_for_retries_it_can_do_and_for_nothing_else(self):
         run = continuum.start(flows.insists)
         run_until_idle()

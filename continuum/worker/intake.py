@@ -76,6 +76,7 @@ class Intake:
         self._link = asyncio.Lock()
         self._claim_wanted = asyncio.Event()
         self._mail_wanted = True
+        self._mail_due = False  # whatever it costs
         self._mail_not_before = 0.0
         self._backlog = False
         self._suspects_wanted = True
@@ -144,7 +145,7 @@ class Intake:
         """Hints may have been missed, or the time for a look has come."""
         self._news_of_all = True
         self._news.set()
-        self._mail_not_before = 0.0
+        self._mail_due = True  # also if a look is under way that will put off the next
         self._suspects_wanted = True
         self.on_mail()
 
@@ -210,9 +211,9 @@ class Intake:
         if not self._workflows:
             self._looked.set()
             return
-        mail = self._mail_wanted and time.monotonic() >= self._mail_not_before
+        mail = self._mail_wanted and (self._mail_due or time.monotonic() >= self._mail_not_before)
         if mail:
-            self._mail_wanted = False
+            self._mail_wanted = self._mail_due = False
         self._claiming = True
         try:
             if self._suspects_wanted and not self._engine.suspects.trying and self._engine.room() > 0:

@@ -105,7 +105,6 @@ class Tasks:
         self._activities = {is_async: text_array(sorted(found)) for is_async, found in names.items() if found}
         self._all_activities = text_array(sorted(names[False] + names[True]))
         self._wake = asyncio.Event()
-        self._wake.set()
         self._backlog = False  # there may be more than there was room for
         self._doubtful = False  # a task may be this worker's without its knowing: the answer to a claim was lost
         self._marks = 0
@@ -136,6 +135,8 @@ class Tasks:
     async def _claim_forever(self) -> None:
         if not self._activities:
             return
+        # Not before the node says so: until it holds its lock, nobody would notice for long that it has died.
+        await self._wake.wait()
         pause = 0.0
         while True:
             if pause > 0:
