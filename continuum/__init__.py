@@ -99,6 +99,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
         SignalTimeoutError as SignalTimeoutError,
         UnknownActivityError as UnknownActivityError,
         UnknownWorkflowError as UnknownWorkflowError,
+        WorkflowDeadlockError as WorkflowDeadlockError,
     )
     from continuum.models import (
         Run as Run,
@@ -203,6 +204,7 @@ _MODULES = {
         "SignalTimeoutError",
         "UnknownActivityError",
         "UnknownWorkflowError",
+        "WorkflowDeadlockError",
     ),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

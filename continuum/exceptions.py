@@ -16,7 +16,7 @@ __all__ = [
     "ChildError", "ContinuumError", "DurableValueError", "InvalidQueryError", "NonDeterminismError",
     "NonRetryableError", "NotInWorkflowError", "PoisonRunError", "ReplayDriftError", "RetryAfterError",
     "RunCancelledError", "RunFailedError", "RunNotActiveError", "RunNotFoundError", "RunStateError",
-    "SignalRefusedError", "SignalTimeoutError", "UnknownActivityError", "UnknownWorkflowError",
+    "SignalRefusedError", "SignalTimeoutError", "UnknownActivityError", "UnknownWorkflowError", "WorkflowDeadlockError",
 ]  # fmt: skip
 
 
@@ -62,23 +62,13 @@ class _UnknownNameError(ContinuumError, LookupError):
 
 
 class UnknownWorkflowError(_UnknownNameError):
-    """No workflow of that name (or version) is loaded; the message lists those that are.
-
-    Attributes:
-        name: what was asked for.
-        known: the names that are registered, sorted.
-    """
+    """No workflow of that name (or version) is loaded; the message lists those that are (``known``)."""
 
     kind = "workflow"
 
 
 class UnknownActivityError(_UnknownNameError):
-    """No activity of that name is loaded; the message lists those that are.
-
-    Attributes:
-        name: what was asked for.
-        known: the names that are registered, sorted.
-    """
+    """No activity of that name is loaded; the message lists those that are (``known``)."""
 
     kind = "activity"
 
@@ -279,11 +269,7 @@ class AlreadyStartedError(ContinuumError):
 
 
 class RunNotFoundError(ContinuumError, LookupError):
-    """There is no such run, or not in that namespace.
-
-    Attributes:
-        run_id: what was asked for.
-    """
+    """There is no such run (``run_id``), or not in that namespace."""
 
     def __init__(self, run_id: UUID | str) -> None:
         super().__init__(run_id)
@@ -384,6 +370,20 @@ class PoisonRunError(ContinuumError):
         return (
             f"run {self.run_id} was given up: it lost its worker {self.recoveries} times in a row "
             "without recording anything new"
+        )
+
+
+class WorkflowDeadlockError(ContinuumError):
+    """Workflow code ran for ``timeout`` seconds without letting go of its worker; ``stack`` says where it was."""
+
+    def __init__(self, timeout: float, stack: str = "") -> None:
+        super().__init__(timeout, stack)
+        self.timeout, self.stack = timeout, stack
+
+    def __str__(self) -> str:
+        return (
+            f"the workflow ran for more than {self.timeout:g} seconds without waiting for anything: mend the loop, or "
+            "do long computations in an activity"
         )
 
 

@@ -31,6 +31,7 @@ from continuum.exceptions import (
     SignalTimeoutError,
     UnknownActivityError,
     UnknownWorkflowError,
+    WorkflowDeadlockError,
 )
 
 RUN = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
@@ -65,6 +66,11 @@ EXAMPLES = [
     (RunCancelledError(RUN, "changed their mind"), f"run {RUN} was cancelled: changed their mind"),
     (RunCancelledError(RUN), f"run {RUN} was cancelled"),
     (PoisonRunError(RUN, 10), "it lost its worker 10 times in a row"),
+    (
+        WorkflowDeadlockError(2.0, "Traceback …"),
+        "the workflow ran for more than 2 seconds without waiting for anything: mend the loop, or do long computations "
+        "in an activity",
+    ),
     (InvalidQueryError("where[0]: unknown field 'x'"), "where[0]: unknown field 'x'"),
     (NotInWorkflowError("use .call()"), "use .call()"),
     (NonDeterminismError("open() in a workflow"), "open() in a workflow"),

@@ -81,6 +81,13 @@ def test_a_claim_reads_the_runs_that_are_due_and_no_others(plan_of):
     assert "Seq Scan on continuum_runs" not in plan
 
 
+def test_suspects_are_found_without_looking_at_other_runs(plan_of):
+    plan = plan_of("claim_suspect", worker="bigint", workflows="text[]", suspected="smallint")
+    assert "continuum_runs_suspects_idx" in plan
+    assert "Seq Scan on continuum_runs" not in plan
+    assert "continuum_runs_ready_idx" not in plan
+
+
 def test_a_history_is_read_from_the_primary_key(plan_of):
     plan = plan_of("history_load")
     assert "Seq Scan on continuum_events" not in plan

@@ -346,6 +346,19 @@ class TestWhoseTask:
             eventually(lambda: task().state == "ready")
             assert task().recoveries == 0
 
+    def test_a_claim_that_ends_long_after_its_connection_broke_is_given_back_by_an_idle_worker(self, monkeypatch):
+        monkeypatch.setattr("continuum.worker.tasks.STRANGERS_EVERY", 0.2)
+        run = continuum.start(flows.posts, "late")
+        run_until_idle(queues=("default",))
+        with worker(queues=("other",)) as running:
+            [alive] = Worker.objects.filter(state="alive")
+            ActivityTask.objects.update(state="running", owner_id=alive.id, lease_token=1)
+            eventually(lambda: task().state == "ready")
+            assert (task().owner_id, task().recoveries) == (None, 0)
+            assert running.node.worker_id == alive.id
+        run_until_idle()
+        assert continuum.result(run) == "late"
+
     def test_a_task_whose_workers_keep_dying_fails_for_good(self, settings):
         settings.CONTINUUM = {"MAX_RECOVERIES": 3}
         run = continuum.start(flows.posts, "p")

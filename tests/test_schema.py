@@ -71,7 +71,8 @@ class TestTables:
             created_at timestamptz!""",
         "continuum_workers": """
             id bigint! name text! host text! pid integer! state text! queues json! info json! session_lock boolean!
-            started_at timestamptz! heartbeat_at timestamptz! expires_at timestamptz! stopped_at timestamptz""",
+            started_at timestamptz! heartbeat_at timestamptz! expires_at timestamptz! stopped_at timestamptz
+            suspect_id uuid""",
         "continuum_workflow_versions": """
             id bigint! workflow text! version integer! version_hash text! location text! patch_sites json!
             first_seen_at timestamptz! last_seen_at timestamptz!""",
@@ -120,6 +121,8 @@ class TestTables:
         " WHERE ((next_wakeup_at IS NOT NULL) AND (owner_id IS NULL))",
         "continuum_runs_owner_idx": "continuum_runs USING btree (owner_id) WHERE (owner_id IS NOT NULL)",
         "continuum_runs_parent_idx": "continuum_runs USING btree (parent_run_id) WHERE (parent_run_id IS NOT NULL)",
+        "continuum_runs_suspects_idx": "continuum_runs USING btree (recoveries DESC)"
+        " WHERE ((owner_id IS NULL) AND (recoveries > 0))",
         "continuum_runs_namespace_state_idx": "continuum_runs USING btree (namespace, state)",
         "continuum_runs_attributes_gin_idx": "continuum_runs USING gin (attributes jsonb_path_ops)",
         "continuum_inbox_delivery_idx": "UNIQUE continuum_inbox USING btree (run_id, delivery_id)"

@@ -176,6 +176,18 @@ def test_processes_that_cannot_start_are_given_up_and_the_others_stopped(family)
     assert running.noted("stopped") == running.noted("started")
 
 
+def test_processes_that_are_killed_soon_after_their_start_are_started_again_and_again(family):
+    killed_often = """
+    (here / f"started-{os.getpid()}").touch()
+    if len(list(here.glob("started-*"))) <= 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    running = family(STAYS + textwrap.dedent(killed_often), processes=1, burst=True)
+    status, said = running.end()
+    assert status == 0
+    assert said.count("ended with SIGKILL: restarting") == 6
+
+
 def test_a_second_signal_kills_at_once(family):
     stubborn = STAYS.replace("os._exit(0)", "pass") + WAITS
     running = family(stubborn, drain_timeout=300.0)

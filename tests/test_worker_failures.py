@@ -9,13 +9,16 @@ from datetime import timedelta
 import psycopg
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 
 import continuum
 from continuum import Retry, activity, wait_signal, workflow
-from continuum.models import Worker
+from continuum.core.execution import Execution
+from continuum.models import InboxMessage, Run, Worker
 from continuum.worker import claims
 from continuum.worker.journal import Journal
 from continuum.worker.sql import load
+from continuum.worker.suspects import chances
 from tests.app import workflows as flows
 from tests.app.models import Effect
 from tests.waiting_for import eventually, eventually_async
@@ -282,8 +285,66 @@ class TestComingBack:
             with transaction.atomic(), connection.cursor() as cursor:
                 # What a statement does that the server ends long after the worker has connected again.
                 run = continuum.start(flows.echo, "late")
-                cursor.execute(load("claim_due"), {"worker": owner, "workflows": [run_workflow(run)], "limit": 1})
+                parameters = {"worker": owner, "workflows": [run_workflow(run)], "limit": 1, **chances()}
+                cursor.execute(load("claim_due"), parameters)
                 assert cursor.rowcount == 1
             assert continuum.result(run, timeout=10) == "late"
             assert Worker.objects.get().id == owner
             assert running.node.engine.live == {}
+
+
+class TestLeftAlone:
+    """A run that the engine itself fails on is left alone for a while, whatever comes for it meanwhile."""
+
+    @pytest.fixture
+    def broken(self, monkeypatch):
+        """A run, suspended, that cannot be replayed; and how often that was tried."""
+        run = continuum.start(flows.listens)
+        run_until_idle()
+        tries = []
+        replay = Execution.replay
+
+        def breaks(execution, limit=None):
+            if execution.id != run.id:
+                return replay(execution, limit)
+            tries.append(limit)
+            raise RuntimeError("the engine is broken")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Execution, "replay", breaks)
+            with worker():
+                continuum.signal(run, "go", "on")
+                eventually(lambda: continuum.get_run(run).error)
+                yield run, tries, patch
+
+    def assert_left_alone(self, run, tries, times):
+        """It stays as it is while its worker looks at all there is, and does other things."""
+        for n in range(5):
+            continuum.signal(run, "go", n)
+            assert continuum.result(continuum.start(flows.echo, "other"), timeout=10) == "other"
+        assert len(tries) == times
+        row = continuum.get_run(run)
+        assert (row.state, row.error["type"]) == ("suspended", "RuntimeError")
+        assert row.next_wakeup_at > timezone.now()
+
+    def test_mail_does_not_wake_it(self, broken):
+        run, tries, patch = broken
+        self.assert_left_alone(run, tries, 1)
+        patch.undo()
+        Run.objects.filter(id=run.id).update(next_wakeup_at=timezone.now())
+        assert continuum.result(run, timeout=10) == "on"
+        assert continuum.get_run(run).error is None
+
+    def test_a_request_to_cancel_wakes_it_once(self, broken):
+        run, tries, _ = broken
+        continuum.cancel(run)
+        eventually(lambda: len(tries) == 2)
+        eventually(lambda: state_of(run) == "suspended")
+        self.assert_left_alone(run, tries, 2)
+
+    def test_a_request_to_cancel_wakes_it_and_ends_it_if_it_can(self, broken):
+        run, _, patch = broken
+        InboxMessage.objects.filter(run_id=run.id).delete()
+        patch.undo()
+        continuum.cancel(run)
+        eventually(lambda: state_of(run) == "cancelled")

@@ -7,7 +7,7 @@ import os
 import traceback
 from typing import Any
 
-__all__ = ["describe_exception"]
+__all__ = ["describe_exception", "is_engine"]
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ENGINE_FOLDERS = tuple(os.path.join(_ENGINE, name) + os.sep for name in ("core", "worker"))
@@ -58,12 +58,13 @@ def _readable_traceback(exc: BaseException) -> str:
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
-        part.stack = traceback.StackSummary.from_list([frame for frame in part.stack if not _is_engine(frame.filename)])
+        part.stack = traceback.StackSummary.from_list([frame for frame in part.stack if not is_engine(frame.filename)])
         stack += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
     return "".join(report.format())
 
 
-def _is_engine(filename: str) -> bool:
+def is_engine(filename: str) -> bool:
+    """Tell code of the engine, and of asyncio, from the user's."""
     return filename.startswith(_ENGINE_FOLDERS) or filename.startswith(_ASYNCIO)
 
 

@@ -20,7 +20,9 @@ from hashlib import blake2b
 from typing import Any
 
 from continuum.core import py311
+from continuum.core.refusing import refuse_on
 from continuum.core.releasing import close_coroutine, collecting
+from continuum.core.watching import Interrupted, Watch, guarded
 from continuum.exceptions import NonDeterminismError
 
 __all__ = ["LAST_US", "DeterministicLoop", "Handle", "RunTask", "Scope"]
@@ -135,6 +137,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         execution: the run's :class:`~continuum.core.execution.Execution`, which is told of timers.
     """
 
+    watch = Watch()  # the driver's, if it has one
+
     def __init__(self, execution: Any) -> None:
         self.execution = execution
         self.time_us = 0
@@ -151,51 +155,70 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     # -- driving ------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Run callbacks until none is ready."""
-        ready = self._ready
+        """Run callbacks until none is ready.
+
+        Raises:
+            WorkflowDeadlockError: whoever watches has interrupted it.
+        """
         outer = _get_running_loop()
         hooks = sys.get_asyncgen_hooks()
         _set_running_loop(self)
         # The outer loop must not adopt the run's async generators: it would finalize them as tasks of its own.
         sys.set_asyncgen_hooks(self._generators.add, self._drop_generator)
         try:
-            while ready:
-                handle = ready.popleft()
-                if not handle._cancelled:
-                    try:
-                        handle._context.run(handle._callback, *handle._args)
-                    except (SystemExit, KeyboardInterrupt):
-                        raise
-                    except BaseException as exc:  # of a callback; what a task raises is the task's result
-                        self.call_exception_handler({"message": f"{handle._callback!r} raised", "exception": exc})
+            interrupted = guarded(self.watch, self, self._run_ready)
         finally:
             sys.set_asyncgen_hooks(*hooks)
             _set_running_loop(outer)
+        if interrupted:
+            raise self.watch.verdict()
+
+    def _run_ready(self) -> None:
+        ready = self._ready
+        while ready:
+            handle = ready.popleft()
+            if not handle._cancelled:
+                try:
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt, Interrupted):
+                    raise
+                except BaseException as exc:  # of a callback; what a task raises is the task's result
+                    self.call_exception_handler({"message": f"{handle._callback!r} raised", "exception": exc})
 
     def close_tasks(self) -> None:
         """Close every unfinished coroutine of the run, newest first, without recording anything."""
         self.closing = True
         self._ready.clear()
-        generators = list(self._generators)
         outer = _get_running_loop()
         hooks = sys.get_asyncgen_hooks()
         _set_running_loop(self)
         sys.set_asyncgen_hooks(None, None)
         try:
-            for task in reversed(self.tasks):
-                if not task.done():
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    self._close_task(task)
-                    waited_for = task._fut_waiter  # type: ignore[attr-defined]
-                    if waited_for is not None:
-                        waited_for.cancel()  # it and the task hold each other
-            for generator in reversed(generators):
-                close_coroutine(generator.aclose())
+            guarded(self.watch, self, self._close_all)
         finally:
             sys.set_asyncgen_hooks(*hooks)
             _set_running_loop(outer)
             self._ready.clear()
             self.tasks.clear()
+
+    def renewed(self) -> DeterministicLoop:
+        """Close the tasks, and return a new loop for the same run, watched by the same watchdog."""
+        self.close_tasks()
+        loop = DeterministicLoop(self.execution)
+        loop.watch = self.watch
+        return loop
+
+    def _close_all(self) -> None:
+        generators = list(self._generators)
+        for task in reversed(self.tasks):
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                self._close_task(task)
+                waited_for = task._fut_waiter  # type: ignore[attr-defined]
+                if waited_for is not None:
+                    waited_for.cancel()  # it and the task hold each other
+        for generator in reversed(generators):
+            close_coroutine(generator.aclose())
 
     def _close_task(self, task: RunTask) -> None:
         # As the current task: asyncio.timeout() in a finally block asks for it.
@@ -367,28 +390,7 @@ def _microseconds(seconds: float) -> int:
     return round(min(max(seconds, 0.0) * 1e6, LAST_US))
 
 
-def _refuse(name: str) -> Callable[..., Any]:
-    def refused(self: DeterministicLoop, *args: Any, **kwargs: Any) -> Any:
-        raise NonDeterminismError(
-            f"loop.{name}() is not available in a workflow: its result would differ from replay to replay. "
-            "Do the work in an activity."
-        )
-
-    refused.__name__ = name
-    return refused
-
-
-_FORBIDDEN = (
-    "call_soon_threadsafe run_in_executor set_default_executor getaddrinfo getnameinfo create_connection "
-    "create_server create_unix_connection create_unix_server create_datagram_endpoint connect_accepted_socket "
-    "start_tls sendfile sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto "
-    "sock_connect sock_accept sock_sendfile connect_read_pipe connect_write_pipe subprocess_shell subprocess_exec "
-    "add_reader remove_reader add_writer remove_writer add_signal_handler remove_signal_handler run_forever "
-    "run_until_complete stop close shutdown_asyncgens shutdown_default_executor set_task_factory "
-    "set_exception_handler get_exception_handler"
-)
-for _name in _FORBIDDEN.split():
-    setattr(DeterministicLoop, _name, _refuse(_name))
+refuse_on(DeterministicLoop)
 if _PY311:
     DeterministicLoop.create_future = py311.create_future  # type: ignore[method-assign]
 DeterministicLoop.__abstractmethods__ = frozenset()

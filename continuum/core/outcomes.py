@@ -11,7 +11,7 @@ from continuum.core.commands import Command
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event, EventType, fingerprint
 from continuum.core.releasing import ContinueAsNew
-from continuum.exceptions import DurableValueError
+from continuum.exceptions import DurableValueError, WorkflowDeadlockError
 
 __all__ = ["END_EVENTS", "Outcome", "Step", "blamed", "continuation_of", "failure_of", "outcome_of"]
 
@@ -72,7 +72,10 @@ class Step(NamedTuple):
 
 def failure_of(exc: BaseException) -> Outcome:
     """The outcome of a run that an exception ended."""
-    return Outcome("failed", None, describe_exception(exc), tuple(_failed_commands(exc)))
+    error = describe_exception(exc)
+    if isinstance(exc, WorkflowDeadlockError):
+        error["traceback"] = exc.stack  # where the code was; the exception was made elsewhere
+    return Outcome("failed", None, error, tuple(_failed_commands(exc)))
 
 
 def blamed(error: Exception, command_id: str) -> Exception:

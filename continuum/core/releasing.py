@@ -7,6 +7,8 @@ import logging
 from threading import get_ident
 from typing import Any
 
+from continuum.core.watching import Interrupted
+
 __all__ = ["ContinueAsNew", "Released", "close_coroutine", "collecting"]
 
 logger = logging.getLogger("continuum.run")
@@ -39,6 +41,8 @@ def close_coroutine(coro: Any) -> None:
             coro.throw(Released())
     except (StopIteration, Released):
         pass
+    except Interrupted:
+        raise
     except BaseException:
         logger.debug("a workflow raised while it was being released", exc_info=True)
     else:

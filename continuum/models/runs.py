@@ -129,6 +129,11 @@ class Run(models.Model):
                 name="continuum_runs_parent_idx",
                 condition=models.Q(parent_run_id__isnull=False),
             ),
+            Index(
+                fields=["-recoveries"],
+                name="continuum_runs_suspects_idx",
+                condition=models.Q(owner_id__isnull=True, recoveries__gt=0),
+            ),
             Index(fields=["namespace", "state"], name="continuum_runs_namespace_state_idx"),
             GinIndex(fields=["attributes"], opclasses=["jsonb_path_ops"], name="continuum_runs_attributes_gin_idx"),
         )

@@ -131,6 +131,7 @@ class Worker(models.Model):
     heartbeat_at = now_column()
     expires_at = models.DateTimeField()
     stopped_at = models.DateTimeField(null=True)
+    suspect_id = models.UUIDField(null=True)
 
     class Meta:
         db_table = "continuum_workers"

@@ -77,7 +77,7 @@ class ActivityExecutor:
         self._in_threads = 0  # of those that are busy
         self._tasks: set[asyncio.Task[None]] = set()
         self._fences: set[asyncio.Task[None]] = set()
-        self._closing = False
+        self._closing = self._cut_short = False
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -152,6 +152,7 @@ class ActivityExecutor:
             async with asyncio.timeout(timeout):
                 await self._quiet.wait()
         left = self.busy
+        self._cut_short = True
         left_over = self._tasks | self._fences
         for task in left_over:
             task.cancel()
@@ -215,8 +216,8 @@ class ActivityExecutor:
             args, kwargs = await instances.aload(attempt, *attempt.arguments())
             value_json = self._encode(attempt, await attempt.definition.fn(*args, **kwargs))
         except BaseException as exc:
-            if attempt.settled:
-                return
+            if attempt.settled or self._cut_short:
+                return  # in the latter case it runs again elsewhere: a drain is not the activity's failure
             if isinstance(exc, asyncio.CancelledError) and attempt.timed_out:
                 error = timeout_failure(attempt, describe_exception(exc)["traceback"])
             else:

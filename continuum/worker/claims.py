@@ -13,12 +13,14 @@ from continuum.core.history import Event
 from continuum.worker.arrays import plain_array
 from continuum.worker.live import Message
 from continuum.worker.sql import load
+from continuum.worker.suspects import chances
 
 __all__ = [
     "ClaimedRun",
     "Standing",
     "claim_due",
     "claim_mail",
+    "claim_suspect",
     "claimed_again",
     "heartbeats_of_runs",
     "load_histories",
@@ -42,6 +44,7 @@ class ClaimedRun(NamedTuple):
     is_successor: bool
     is_new: bool
     has_mail: bool
+    recoveries: int
 
 
 async def claim_due(
@@ -58,12 +61,18 @@ async def claim_mail(
     return await _claim(connection, "claim_mail", worker_id, workflows, limit)
 
 
+async def claim_suspect(
+    connection: psycopg.AsyncConnection[Any], worker_id: int, workflows: list[str]
+) -> list[ClaimedRun]:
+    """Claim the run that is suspected most of killing its workers, if there is one."""
+    return await _claim(connection, "claim_suspect", worker_id, workflows, 1)
+
+
 async def _claim(
     connection: psycopg.AsyncConnection[Any], statement: str, worker_id: int, workflows: list[str], limit: int
 ) -> list[ClaimedRun]:
-    cursor = await connection.execute(
-        load(statement), {"worker": worker_id, "workflows": workflows, "limit": limit}, prepare=True
-    )
+    parameters = {"worker": worker_id, "workflows": workflows, "limit": limit, "suspected": chances()["suspected"]}
+    cursor = await connection.execute(load(statement), parameters, prepare=True)
     return [_claimed(row) for row in await cursor.fetchall()]
 
 

@@ -17,7 +17,7 @@ from continuum.core.commands import Command
 from continuum.core.definitions import registry
 from continuum.core.execution import Execution, Outcome
 from continuum.core.history import Event, EventType
-from continuum.exceptions import ReplayDriftError
+from continuum.core.watching import Watch
 from continuum.worker import rows, sending, setbacks
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.attempts import Attempts
@@ -29,6 +29,7 @@ from continuum.worker.mail import Mail
 from continuum.worker.pump import Pump
 from continuum.worker.queued import Queued
 from continuum.worker.summaries import Summaries
+from continuum.worker.suspects import Suspects
 from continuum.worker.timers import Timers
 
 __all__ = ["Engine"]
@@ -82,6 +83,8 @@ class Engine:
         self.draining = False
         self.finished = 0
         self._change = asyncio.Event()
+        self.suspects = Suspects(loop, self._change.set)
+        self.watch = Watch()
         self.mail = Mail(self, clock)
         self.queued = Queued(self)
         self.attempts = Attempts(self, clock, timers, self._change.set)
@@ -100,11 +103,8 @@ class Engine:
         try:
             try:
                 fn(live, *args)
-            except ReplayDriftError as drift:
-                setbacks.park(self.journal, self._clock, live, drift)
-                self._leave(live)
-            except Exception:
-                setbacks.quarantine(self.journal, self._clock, live)
+            except Exception as error:
+                setbacks.see_to(self.journal, self._clock, live, error)
                 self._leave(live)
         except Exception:
             logger.critical("run %s: cannot be given back; it is taken up again in a while", live.id, exc_info=True)
@@ -132,8 +132,10 @@ class Engine:
         """
         definition = registry.workflow(claimed.workflow, claimed.version)
         execution = Execution(definition, claimed.identity, claimed.input, max_bytes=self._max_value_bytes)
+        execution.loop.watch = self.watch
         live = LiveRun(claimed.identity.id, claimed.token, definition, execution, claimed.claimed_us)
         live.deadline_us = claimed.deadline_us
+        live.recoveries = claimed.recoveries
         live.beats = beats or {}
         live.queued.update(queued)
         known = self.live.get(live.id)
@@ -142,6 +144,7 @@ class Engine:
         self.live[live.id] = live
         self.set_active(live, True)
         live.replaying = True
+        self.suspects.admit(live)
         live.seen.update(message.id for message in messages)
         live.recorded = history[-1].seq if history else 0
         live.asked_to_stop = next((message for message in messages if message.kind == "cancel"), None)
@@ -149,6 +152,7 @@ class Engine:
         self.post(self._begin, live, history, messages, claimed.is_new)
 
     def _begin(self, live: LiveRun, history: list[Event], messages: list[Message], is_new: bool) -> None:
+        self.suspects.judge(live)
         # Only of a run that nobody claimed before is it certain that its code has done nothing yet: one without history
         # may have begun an activity, and be due to clean up.
         cancelled: str | None = None
@@ -214,6 +218,8 @@ class Engine:
                 if event.type == EventType.CANCEL_REQUESTED:
                     # Also the children it has from the run it continues, of which its code knows nothing.
                     entry.send().cascade = live.execution.cancel_reason
+            if live.recoveries:
+                self.summaries.clear(live, entry)
         if abandoned:
             self.attempts.abandon(live, abandoned)
         if commands or cancels:
@@ -257,6 +263,8 @@ class Engine:
                 else:
                     released.append(live.id)
                 continue
+            if live.recoveries and update is not None and update.recoveries == 0:
+                self.suspects.cleared(live)
             if entry.commands:
                 self.attempts.start(live, entry.commands)
             self._settle(live)
@@ -327,6 +335,7 @@ class Engine:
         live.leaving = True
         if self.live.get(live.id) is live:
             del self.live[live.id]
+        self.suspects.over(live)
         self.set_active(live, False)
 
     def _make_room(self) -> None:
@@ -344,6 +353,8 @@ class Engine:
     def _settle(self, live: LiveRun) -> None:
         self.summaries.touch(live)
         self.set_active(live, bool(live.unacknowledged or live.attempts or live.replaying))
+        if live.recoveries and not live.active:
+            self.summaries.clear_if_quiet(live, self._clock.now_us())
 
     def set_active(self, live: LiveRun, active: bool) -> None:
         """Note whether a run makes progress."""
@@ -361,7 +372,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether anything is being done, or is about to be tried again."""
-        return bool(self.active or self.attempts.waiting or self._pump.work)
+        return bool(self.active or self.attempts.waiting or self._pump.work or self.suspects.trying)
 
     async def idle(self) -> None:
         """Wait until no run makes progress."""

@@ -79,6 +79,8 @@ class Intake:
         self._mail_due = False  # whatever it costs
         self._mail_not_before = 0.0
         self._backlog = False
+        self._suspects_wanted = True
+        engine.suspects.on_free = self.on_suspects
         self._claiming = False
         self._answering = 0
         self._missed: set[UUID] = set()  # runs with news that arrived while they were perhaps being claimed
@@ -106,6 +108,11 @@ class Intake:
     def on_mail(self) -> None:
         """A run that nobody owns has mail."""
         self._mail_wanted = True
+        self._claim_wanted.set()
+
+    def on_suspects(self) -> None:
+        """The next run that is suspected of killing its workers may be tried."""
+        self._suspects_wanted = True
         self._claim_wanted.set()
 
     def on_room(self) -> None:
@@ -139,6 +146,7 @@ class Intake:
         self._news_of_all = True
         self._news.set()
         self._mail_due = True  # also if a look is under way that will put off the next
+        self._suspects_wanted = True
         self.on_mail()
 
     async def nothing_left(self) -> bool:
@@ -208,6 +216,9 @@ class Intake:
             self._mail_wanted = self._mail_due = False
         self._claiming = True
         try:
+            if self._suspects_wanted and not self._engine.suspects.trying and self._engine.room() > 0:
+                self._suspects_wanted = False
+                await self._admit(connection, await claims.claim_suspect(connection, self._worker_id, self._workflows))
             while (room := min(self._engine.room(), MOST_CLAIMED)) > 0:
                 claimed = await claims.claim_due(connection, self._worker_id, self._workflows, room)
                 if mail and len(claimed) < room:

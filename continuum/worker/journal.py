@@ -286,6 +286,7 @@ class Journal:
             "errors": text_array([u.error for u in updates]),
             "completed": plain_array([u.completed_us for u in updates]),
             "retention": plain_array([u.retention_us for u in updates]),
+            "recoveries": plain_array([u.recoveries for u in updates]),
         }
 
 

@@ -20,6 +20,7 @@ import psycopg
 
 from continuum.worker.connections import Backoff, brief
 from continuum.worker.sql import load
+from continuum.worker.suspects import chances
 from continuum.worker.task_claims import release_of_dead
 
 __all__ = [
@@ -75,11 +76,17 @@ class Lease:
         self.margin = margin
         self.worker_id: int | None = None
         self.valid_until_monotonic = float("-inf")
+        self._renewed = time.monotonic()
 
     @property
     def valid(self) -> bool:
         """Whether the node may let its runs go on."""
         return time.monotonic() < self.valid_until_monotonic
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last successful renewal was sent."""
+        return time.monotonic() - self._renewed
 
     async def register(
         self,
@@ -214,6 +221,7 @@ class Lease:
             raise
 
     def _extend(self, sent: float) -> None:
+        self._renewed = sent
         self.valid_until_monotonic = sent + self.ttl * (1 - self.margin)
 
     def _too_late(self) -> str:
@@ -276,8 +284,9 @@ async def _suspects(connection: psycopg.AsyncConnection[Any], me: int) -> dict[i
 async def _release(connection: psycopg.AsyncConnection[Any], owners: list[int]) -> int:
     # Batches, each committed on its own, keep the locks short and let other survivors claim while this goes on.
     released = 0
+    parameters = {"owners": owners, "batch": RELEASE_BATCH, **chances()}
     while True:
-        cursor = await connection.execute(load("runs_release_dead"), {"owners": owners, "batch": RELEASE_BATCH})
+        cursor = await connection.execute(load("runs_release_dead"), parameters)
         released += cursor.rowcount
         if cursor.rowcount == 0:
             return released

@@ -32,7 +32,10 @@ class Message(NamedTuple):
 
 
 class RowUpdate(NamedTuple):
-    """New values of a run's row: JSON as text, times in microseconds. None is NULL, or "as it is" for progress."""
+    """New values of a run's row: JSON as text, times in microseconds.
+
+    None is NULL, or "as it is" for progress and recoveries.
+    """
 
     state: str
     keep_owner: bool
@@ -43,6 +46,7 @@ class RowUpdate(NamedTuple):
     error: str | None = None
     completed_us: int | None = None
     retention_us: int | None = None
+    recoveries: int | None = 0
 
 
 class Entry:
@@ -93,6 +97,7 @@ class LiveRun:
         summary: what its row last said while the run was live.
         gone: it was released, ended or lost; whatever still arrives for it is dropped.
         recorded: the number of the last event it was claimed with.
+        recoveries: how often in a row it has lost its worker, as its row says.
         asked_to_stop: an unread request to cancel that it was claimed with, or None.
     """
 
@@ -114,6 +119,7 @@ class LiveRun:
         "open_entry",
         "queued",
         "recorded",
+        "recoveries",
         "replaying",
         "retries",
         "seen",
@@ -146,6 +152,7 @@ class LiveRun:
         self.summary: tuple[Any, ...] | None = None
         self.waiting_for_summary = False
         self.recorded = 0
+        self.recoveries = 0
         self.asked_to_stop: Message | None = None
         self.active = False
         self.replaying = False

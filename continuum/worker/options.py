@@ -19,6 +19,7 @@ class NodeOptions:
         burst: stop when nothing is left to do.
         drain_timeout: seconds current activities get to end once the worker is told to stop.
         name: what people call it; made of host and process id when empty.
+        probe: host (None for all) and port where it answers an orchestrator's probes, or None.
     """
 
     database: str = "default"
@@ -28,3 +29,4 @@ class NodeOptions:
     burst: bool = False
     drain_timeout: float = 10.0
     name: str = ""
+    probe: tuple[str | None, int] | None = None

@@ -79,9 +79,13 @@ def _where(live: LiveRun, drift: ReplayDriftError) -> dict[str, Any]:
     }
 
 
-def quarantined(until_us: int) -> RowUpdate:
-    """Something went wrong that is not the run's doing, or cannot be told: try again later."""
-    return RowUpdate("suspended", False, next_wakeup_us=until_us)
+def quarantined(live: LiveRun, until_us: int, error: dict[str, Any], *, recoveries: int | None = None) -> RowUpdate:
+    """Something went wrong that is not the run's doing, or cannot be told: try again later, whatever mail there is.
+
+    A suspended run with an error is one that is left alone. A request to cancel it that it has not seen yet wakes it.
+    """
+    said = json.dumps({**error, "details": {"last_message": max(live.seen, default=0)}})
+    return RowUpdate("suspended", False, next_wakeup_us=until_us, error=said, recoveries=recoveries)
 
 
 def released(live: LiveRun, now_us: int) -> RowUpdate:
@@ -126,6 +130,8 @@ def summary(live: LiveRun) -> RowUpdate:
         waiting_on=_waiting_on(live),
         next_wakeup_us=min(due) if due else None,
         progress=execution.progress,
+        # One that waits for others to do something has done what it could, and its worker lives.
+        recoveries=None if live.attempts and live.recoveries else 0,
     )
 
 

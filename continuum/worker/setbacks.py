@@ -1,4 +1,4 @@
-"""Runs that cannot go on as they are: parked, ended, left alone for a while, or failed because their record is refused.
+"""Runs that cannot go on as they are: parked, ended, given up, left alone, or failed because their record is refused.
 
 Each of them leaves its worker with a row that says why; none of them may hold up another run.
 """
@@ -7,21 +7,70 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Any
 
+from continuum.conf import settings as continuum_settings
 from continuum.core.execution import Outcome
+from continuum.core.failures import describe_exception
 from continuum.core.history import Event, EventType
-from continuum.exceptions import ReplayDriftError
+from continuum.core.outcomes import failure_of
+from continuum.exceptions import PoisonRunError, ReplayDriftError, WorkflowDeadlockError
 from continuum.worker import rows
 from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, LiveRun, Message
 
-__all__ = ["park", "quarantine", "record_refusal"]
+__all__ = ["give_up", "park", "quarantine", "record_refusal", "see_to", "set_aside"]
 
 logger = logging.getLogger("continuum.worker")
 
 # How long a run that broke the engine is left alone, in microseconds.
 QUARANTINE_US = 30_000_000
+
+
+def see_to(journal: Journal, clock: Clock, live: LiveRun, error: Exception) -> None:
+    """Do what an error calls for that a run has met with in the engine; the caller is in its except clause."""
+    if isinstance(error, ReplayDriftError):
+        park(journal, clock, live, error)
+    elif isinstance(error, PoisonRunError):
+        described = {"type": "PoisonRunError", "message": str(error), "traceback": ""}
+        give_up(journal, clock, live, described | {"details": {"recoveries": error.recoveries}})
+    elif isinstance(error, WorkflowDeadlockError):
+        set_aside(journal, clock, live, error)
+    else:
+        quarantine(journal, clock, live, error)
+
+
+def set_aside(journal: Journal, clock: Clock, live: LiveRun, error: WorkflowDeadlockError) -> None:
+    """The code does not let go in the middle of a replay, where it once did: the run is tried again, not for ever.
+
+    This may be the doing of other code, or of a slow machine, so nothing is recorded at first. It counts like the death
+    of a worker: after ``MAX_RECOVERIES`` in a row the run fails.
+    """
+    described = failure_of(error).error or {}
+    recoveries = live.recoveries + 1
+    if recoveries >= continuum_settings.MAX_RECOVERIES:
+        give_up(journal, clock, live, described)
+        return
+    logger.error("run %s: interrupted while it was replayed; it is left alone for a while", live.id)
+    journal.drop(live)
+    until_us = clock.now_us() + QUARANTINE_US
+    journal.entry(live).update = rows.quarantined(live, until_us, described, recoveries=recoveries)
+
+
+def give_up(journal: Journal, clock: Clock, live: LiveRun, error: dict[str, Any]) -> None:
+    """The run ends as failed where its history ends, without its code being asked. Its children go on."""
+    logger.error("run %s has failed: %s", live.id, error["message"])
+    journal.drop(live)
+    outcome = Outcome("failed", None, error)
+    now_us = clock.now_us()
+    entry = journal.entry(live)
+    entry.events = [Event(live.recorded + 1, outcome.event_type, None, None, outcome.event_data, now_us)]
+    # How often is left to be seen; a retry starts from zero.
+    entry.update = rows.ended(live, outcome, now_us)._replace(recoveries=None)
+    outbox = entry.send()
+    outbox.clear_tasks = True
+    outbox.report = True
 
 
 def park(journal: Journal, clock: Clock, live: LiveRun, drift: ReplayDriftError) -> None:
@@ -52,11 +101,12 @@ def _cancel_without_code(
     outbox.report = True
 
 
-def quarantine(journal: Journal, clock: Clock, live: LiveRun) -> None:
+def quarantine(journal: Journal, clock: Clock, live: LiveRun, error: Exception) -> None:
     """The engine itself failed on this run: log why, and let it be tried again later, from what is durable."""
     logger.exception("run %s: an unexpected error; the run is left alone for a while", live.id)
     journal.drop(live)
-    journal.entry(live).update = rows.quarantined(clock.now_us() + QUARANTINE_US)
+    until_us = clock.now_us() + QUARANTINE_US
+    journal.entry(live).update = rows.quarantined(live, until_us, describe_exception(error))
 
 
 def record_refusal(journal: Journal, clock: Clock, live: LiveRun, entry: Entry, error: Exception) -> None:
@@ -75,5 +125,6 @@ def record_refusal(journal: Journal, clock: Clock, live: LiveRun, entry: Entry, 
         outbox.clear_tasks = True
         outbox.report = True
     else:
-        instead.update = rows.quarantined(clock.now_us() + QUARANTINE_US)
+        until_us = clock.now_us() + QUARANTINE_US
+        instead.update = rows.quarantined(live, until_us, describe_exception(error))
     instead.last_resort = True

@@ -11,14 +11,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from continuum.core.loop import LAST_US
 from continuum.worker import rows
 from continuum.worker.journal import Journal
-from continuum.worker.live import LiveRun
+from continuum.worker.live import Entry, LiveRun
 
 __all__ = ["Summaries"]
 
 # A run that has been quiet for so long gets its row brought up to date, in seconds.
 QUIET = 0.2
+# What is due within so many microseconds is not waited for in quiet.
+DUE_SOON_US = 1_000_000
 
 
 class Summaries:
@@ -43,6 +46,21 @@ class Summaries:
             self._waiting.append(live)
             if len(self._waiting) == 1:
                 self._news.set()
+
+    def clear(self, live: LiveRun, entry: Entry) -> None:
+        """What is journaled here clears a run that has lost workers: its row says so in the same commit."""
+        if entry.update is None:
+            entry.update = live.summary = rows.summary(live)._replace(recoveries=0)
+
+    def clear_if_quiet(self, live: LiveRun, now_us: int) -> None:
+        """Clear a run that has lost workers and waits now, at once: others may wait for the end of its trial.
+
+        Unless it waits for what is due any moment: that it has lived through too is yet to be seen.
+        """
+        update = rows.summary(live)
+        due = [update.next_wakeup_us, None if live.execution.cancel_reason is not None else live.deadline_us]
+        if min((us for us in due if us is not None), default=LAST_US) > now_us + DUE_SOON_US:
+            self._journal().entry(live).update = live.summary = update
 
     async def run(self) -> None:
         """Keep at it until cancelled."""

@@ -15,12 +15,15 @@ from typing import Any
 
 from continuum.worker.connections import Backoff
 
-__all__ = ["PARENT_PIPE", "Supervisor", "end_with_parent"]
+__all__ = ["PARENT_PIPE", "PROCESS_NUMBER", "Supervisor", "end_with_parent", "process_number"]
 
 logger = logging.getLogger("continuum.worker")
 
 PARENT_PIPE = "CONTINUUM_PARENT_PIPE"
 """Environment variable with the file descriptor whose end says that the parent is gone."""
+
+PROCESS_NUMBER = "CONTINUUM_PROCESS_NUMBER"
+"""Environment variable that tells a process which of several it is, from 1."""
 
 # What a node takes, over its drain timeout, to give everything back.
 GIVING_BACK = 8.0
@@ -133,7 +136,7 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         child.started = time.monotonic()
-        environment = self._environment | {PARENT_PIPE: str(self._pipe[0])}
+        environment = self._environment | {PARENT_PIPE: str(self._pipe[0]), PROCESS_NUMBER: str(child.number)}
         # A group of its own: Ctrl-C in a terminal must reach the parent alone, or children would get two signals.
         try:
             child.process = subprocess.Popen(
@@ -156,6 +159,9 @@ class Supervisor:
         if lived >= SHORT_LIFE:
             child.failed_starts = 0
             child.backoff.reset()
+        elif code < 0:
+            # Killed, perhaps by a run of its own: that run is given up in the end, and others wait for the process.
+            child.failed_starts = 0
         else:
             child.failed_starts += 1
         if child.failed_starts >= MOST_FAILED_STARTS:
@@ -212,6 +218,12 @@ def end_with_parent(end: Callable[[], Any] | None = None) -> bool:
 
     threading.Thread(target=watch, name="continuum-parent", daemon=True).start()
     return True
+
+
+def process_number() -> int:
+    """Return which of several processes under a supervisor this is, from 1; 1 if there is no supervisor."""
+    number = os.environ.get(PROCESS_NUMBER, "") if PARENT_PIPE in os.environ else ""
+    return int(number) if number.isdigit() else 1
 
 
 def _noted(number: int, frame: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 from uuid import UUID
@@ -35,6 +36,8 @@ logger = logging.getLogger("continuum.worker")
 MOST_CLAIMED = 200
 # How soon an attempt ends whose run does not want its result any more, in seconds.
 CHECK_EVERY = 0.7
+# Seconds between looks, while it is at none, for tasks that a claim gave to it after it had given up waiting for it.
+STRANGERS_EVERY = 5.0
 # A limited queue that another worker is just claiming from is free again in a moment, in seconds.
 TURN = 0.02
 # How often it is looked whether attempts have begun, in seconds.
@@ -296,10 +299,13 @@ class Tasks:
         self._doubtful = True
 
     async def _check_forever(self) -> None:
+        looked = time.monotonic()
         while True:
             await asyncio.sleep(CHECK_EVERY)
-            if self.running or self._doubtful:
+            # The look after the connection broke is not enough: the server may have been at the claim for longer.
+            if self.running or self._doubtful or time.monotonic() - looked >= STRANGERS_EVERY:
                 await self.link.use(self._check)
+                looked = time.monotonic()
 
     async def _check(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Stop what is not this worker's any more, and give back what it was given without knowing."""

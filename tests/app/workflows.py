@@ -26,9 +26,10 @@ from continuum import (
     wait_signal,
     workflow,
 )
-from tests.app import attempt_workflows, family_workflows, queue_workflows
+from tests.app import attempt_workflows, deadlock_workflows, family_workflows, poison_workflows, queue_workflows
 
-__all__ = ["attempt_workflows", "family_workflows", "queue_workflows"]  # so that worker processes know them too
+# So that worker processes know them too.
+__all__ = ["attempt_workflows", "deadlock_workflows", "family_workflows", "poison_workflows", "queue_workflows"]
 
 
 @dataclass

@@ -27,6 +27,7 @@ from continuum.core.execution import Execution
 from continuum.core.failures import describe_exception
 from continuum.core.history import TERMINAL, Event, EventType
 from continuum.core.identity import RunIdentity
+from continuum.core.loop import DeterministicLoop
 from continuum.core.outcomes import Outcome
 from continuum.core.resuming import effective, forked
 from continuum.exceptions import NonRetryableError, RetryAfterError
@@ -67,8 +68,8 @@ class Recorder(Execution):
         super().__init__(*args, **kwargs)
         _living.add(self)
 
-    def _blank(self) -> None:
-        super()._blank()
+    def _blank(self, loop: DeterministicLoop) -> None:
+        super()._blank(loop)
         self.asked: list[Asked] = []
         self.notes: list[Any] = []
         self.issue = _traced(self.issue, self.asked)

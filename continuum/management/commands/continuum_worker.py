@@ -24,7 +24,7 @@ from continuum.core.definitions import registry
 from continuum.worker import log
 from continuum.worker.options import NodeOptions
 from continuum.worker.queues import DEFAULT_QUEUE
-from continuum.worker.supervisor import Supervisor, end_with_parent
+from continuum.worker.supervisor import Supervisor, end_with_parent, process_number
 
 MOST_NAMES = 12
 
@@ -62,6 +62,13 @@ class Command(BaseCommand):
             metavar="S",
             help='Seconds that running activities get to end when it stops. Default: CONTINUUM["DRAIN_TIMEOUT"].',
         )
+        parser.add_argument(
+            "--probe",
+            type=_address_of_probe,
+            metavar="[HOST:]PORT",
+            help="Answer HTTP requests for /live and /ready there, for an orchestrator. Of several processes the first "
+            "answers there, the second on the next port, and so on.",
+        )
         parser.add_argument("--reload", action="store_true", help="Start anew when code changes. For development.")
         parser.add_argument(
             "--database", metavar="ALIAS", help='The database with the runs. Default: CONTINUUM["DATABASE"].'
@@ -82,6 +89,8 @@ class Command(BaseCommand):
         processes = options["processes"]
         if options["reload"] and processes > 1:
             raise CommandError("--reload works with one process: leave out --processes.", returncode=2)
+        if node.probe and node.probe[1] + processes - 1 > 65_535:
+            raise CommandError("--probe: there are not that many ports; each process needs one.", returncode=2)
         supervised = end_with_parent()
         if not supervised:
             self._require_migrations(node.database)
@@ -155,6 +164,9 @@ class Command(BaseCommand):
                 command.append(f"--{name.replace('_', '-')}={options[name]}")
         if options["queues"]:
             command.append(f"--queues={','.join(options['queues'])}")
+        if options["probe"]:
+            host, port = options["probe"]
+            command.append(f"--probe={port if host is None else f'[{host}]:{port}'}")
         return [*command, *(["--burst"] if options["burst"] else [])]
 
     def _serve_and_reload(self, options: NodeOptions) -> None:
@@ -190,6 +202,7 @@ def _node_options(options: dict[str, Any]) -> NodeOptions:
     if connections[alias].vendor != "postgresql":
         raise CommandError(f"The database {alias!r} is not PostgreSQL.", returncode=2)
     drain_timeout = options["drain_timeout"]
+    probe = options["probe"]
     return NodeOptions(
         database=alias,
         queues=options["queues"],
@@ -198,6 +211,7 @@ def _node_options(options: dict[str, Any]) -> NodeOptions:
         burst=options["burst"],
         drain_timeout=continuum_settings.DRAIN_TIMEOUT if drain_timeout is None else drain_timeout,
         name=f"{socket.gethostname()}:{os.getpid()}",
+        probe=probe and (probe[0], probe[1] + process_number() - 1),
     )
 
 
@@ -248,6 +262,14 @@ def _queues(text: str) -> tuple[str, ...]:
     if not all(names):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of queue names such as default,mail")
     return names
+
+
+def _address_of_probe(text: str) -> tuple[str | None, int]:
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not port.isdecimal() or not 0 < int(port) < 65_536 or (":" in text and not host):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, or host:port, such as 8080 or 127.0.0.1:8080")
+    return host or None, int(port)
 
 
 def _count(text: str) -> int:

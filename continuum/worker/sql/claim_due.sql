@@ -2,6 +2,7 @@
 --
 -- "priorities" skips through the index from one priority to the next, so that runs that sleep (and stand in the same index)
 -- are never walked over: each priority is read from its start up to now and no further.
+-- Runs suspected of killing their workers are claimed one at a time, by claim_suspect.
 -- SKIP LOCKED lets any number of workers claim at once. The lease is checked as in the journal: a worker that was declared
 -- dead claims nothing.
 WITH RECURSIVE lease AS MATERIALIZED (
@@ -21,7 +22,7 @@ WITH RECURSIVE lease AS MATERIALIZED (
         SELECT r.id, r.claimed_at FROM continuum_runs r
         WHERE r.owner_id IS NULL AND r.next_wakeup_at IS NOT NULL AND r.priority = p.priority
           AND r.next_wakeup_at <= statement_timestamp()
-          AND r.state IN ('pending', 'suspended') AND r.workflow = ANY(%(workflows)s)
+          AND r.state IN ('pending', 'suspended') AND r.workflow = ANY(%(workflows)s) AND r.recoveries < %(suspected)s
         ORDER BY r.next_wakeup_at
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
@@ -37,4 +38,4 @@ WHERE r.id = due.id
 RETURNING r.id, r.lease_token, r.workflow, r.version, r.version_hash, r.namespace, r.input::text, r.parent_run_id, r.seed, r.depth,
     (extract(epoch FROM r.started_at) * 1000000)::bigint, (extract(epoch FROM r.claimed_at) * 1000000)::bigint,
     (extract(epoch FROM r.deadline_at) * 1000000)::bigint, r.continued_from_run_id IS NOT NULL, due.claimed_at IS NULL,
-    EXISTS (SELECT 1 FROM continuum_inbox i WHERE i.run_id = r.id AND i.consumed_at IS NULL)
+    EXISTS (SELECT 1 FROM continuum_inbox i WHERE i.run_id = r.id AND i.consumed_at IS NULL), r.recoveries

@@ -2,14 +2,23 @@
 -- commit raced with a release: a run with an unread message is claimable as long as both stand there.
 -- A run that has not begun is woken by a request to cancel only: signals wait for its start. So is one that is parked: should
 -- its code still not replay its history, it ends without.
+-- A suspended run with an error is one that is left alone for a while: the mail it could not take up must not have it tried
+-- again and again meanwhile. Only a request to cancel that it has not seen is worth another try at once.
 WITH lease AS MATERIALIZED (
     SELECT w.id FROM continuum_workers w WHERE w.id = %(worker)s AND w.state = 'alive' FOR KEY SHARE
 ), mail AS MATERIALIZED (
     SELECT r.id, r.claimed_at FROM continuum_runs r
     WHERE r.id IN (SELECT i.run_id FROM continuum_inbox i WHERE i.consumed_at IS NULL)
       AND r.owner_id IS NULL AND r.workflow = ANY(%(workflows)s)
+      AND r.recoveries < %(suspected)s -- the others have their time to wake up, and are claimed one at a time
       AND (
-          r.state = 'suspended'
+          r.state = 'suspended' AND (
+              r.error IS NULL OR r.next_wakeup_at IS NULL OR r.next_wakeup_at <= statement_timestamp() OR EXISTS (
+                  SELECT 1 FROM continuum_inbox i
+                  WHERE i.run_id = r.id AND i.consumed_at IS NULL AND i.kind = 'cancel'
+                    AND i.id > coalesce((r.error -> 'details' ->> 'last_message')::bigint, 0)
+              )
+          )
           OR r.state IN ('pending', 'stuck_unknown_version') AND EXISTS (
               SELECT 1 FROM continuum_inbox i WHERE i.run_id = r.id AND i.consumed_at IS NULL AND i.kind = 'cancel'
           )
@@ -24,4 +33,5 @@ FROM mail, lease
 WHERE r.id = mail.id
 RETURNING r.id, r.lease_token, r.workflow, r.version, r.version_hash, r.namespace, r.input::text, r.parent_run_id, r.seed, r.depth,
     (extract(epoch FROM r.started_at) * 1000000)::bigint, (extract(epoch FROM r.claimed_at) * 1000000)::bigint,
-    (extract(epoch FROM r.deadline_at) * 1000000)::bigint, r.continued_from_run_id IS NOT NULL, mail.claimed_at IS NULL, true
+    (extract(epoch FROM r.deadline_at) * 1000000)::bigint, r.continued_from_run_id IS NOT NULL, mail.claimed_at IS NULL, true,
+    r.recoveries

@@ -49,12 +49,14 @@ WITH batch AS MATERIALIZED (
         error = u.error,
         completed_at = timestamptz 'epoch' + u.completed_us * interval '1 microsecond',
         retention_until = timestamptz 'epoch' + u.retention_us * interval '1 microsecond',
-        recoveries = 0
+        recoveries = coalesce(u.recoveries, r.recoveries)
     FROM unnest(
         %(update_runs)s::uuid[], %(update_tokens)s::bigint[], %(states)s::text[], %(keep_owner)s::boolean[], %(waiting_on)s::json[],
         %(next_wakeups)s::bigint[], %(progress)s::json[], %(results)s::json[], %(errors)s::json[],
-        %(completed)s::bigint[], %(retention)s::bigint[]
-    ) AS u (run_id, token, state, keep_owner, waiting_on, next_wakeup_us, progress, result, error, completed_us, retention_us)
+        %(completed)s::bigint[], %(retention)s::bigint[], %(recoveries)s::smallint[]
+    ) AS u (
+        run_id, token, state, keep_owner, waiting_on, next_wakeup_us, progress, result, error, completed_us, retention_us, recoveries
+    )
     -- Owner and token once more, since this is checked again on a row that has changed since "lost" looked: a statement of
     -- ours that was cut off, and which the server is still at work on, must not write over what came after it. The owner
     -- alone does not tell: the run may have been given back and claimed by this very worker again.

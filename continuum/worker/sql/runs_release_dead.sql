@@ -3,17 +3,27 @@
 --
 -- The owners must be dead already, and committed as such: from then on nobody but this statement touches these rows' ownership.
 -- Survivors share the work through SKIP LOCKED. A run that has ended is only detached.
+--
+-- "recoveries" counts the deaths a run may be to blame for: of those it was at work in ('running': claimed and not quiet
+-- since, or with an activity under way). If the dead node had a suspect on trial, that one is blamed, and other suspects,
+-- which have been tried, are not. Nobody but a run on trial gets the last of its chances taken ("spared").
 WITH stranded AS (
-    SELECT id
-    FROM continuum_runs
-    WHERE owner_id = ANY(%(owners)s::bigint[])
+    SELECT run.id, worker.suspect_id
+    FROM continuum_runs AS run
+    LEFT JOIN continuum_workers AS worker ON worker.id = run.owner_id
+    WHERE run.owner_id = ANY(%(owners)s::bigint[])
     LIMIT %(batch)s
-    FOR NO KEY UPDATE SKIP LOCKED
+    FOR NO KEY UPDATE OF run SKIP LOCKED
 )
 UPDATE continuum_runs AS run
 SET owner_id = NULL,
     lease_token = nextval('continuum_lease_token_seq'),
-    recoveries = CASE WHEN run.state IN ('pending', 'running', 'suspended') THEN least(run.recoveries + 1, 32767) ELSE run.recoveries END,
+    recoveries = CASE
+        WHEN run.state <> 'running' THEN run.recoveries
+        WHEN run.recoveries < %(suspected)s OR run.id = stranded.suspect_id THEN least(run.recoveries + 1, 32767)
+        WHEN stranded.suspect_id IS NULL THEN greatest(run.recoveries, least(run.recoveries + 1, %(spared)s))
+        ELSE run.recoveries
+    END,
     next_wakeup_at = CASE WHEN run.state IN ('pending', 'running', 'suspended') THEN clock_timestamp() END,
     state = CASE WHEN run.state IN ('pending', 'running', 'suspended') THEN 'suspended' ELSE run.state END
 FROM stranded

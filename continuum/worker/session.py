@@ -1,0 +1,313 @@
+"""One life of a worker node: assembles lease, journal, engine, activities and intake, and keeps them going."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import psycopg
+
+from continuum.conf import settings as continuum_settings
+from continuum.core.definitions import registry
+from continuum.worker.activities import ActivityExecutor
+from continuum.worker.clock import Clock
+from continuum.worker.connections import connect
+from continuum.worker.deadlocks import Watchdog
+from continuum.worker.engine import Engine
+from continuum.worker.heartbeats import Heartbeats
+from continuum.worker.intake import Intake
+from continuum.worker.journal import JOURNAL_SESSION, Journal
+from continuum.worker.keys import Keys
+from continuum.worker.leases import Lease, RenewResult
+from continuum.worker.links import Link
+from continuum.worker.live import LiveRun
+from continuum.worker.maintenance import Maintenance
+from continuum.worker.outbox import Sent
+from continuum.worker.queues import DEFAULT_QUEUE, Queues
+from continuum.worker.saturation import Saturation
+from continuum.worker.tasks import Tasks
+from continuum.worker.timers import Timers
+from continuum.worker.transactional import Transactions
+from continuum.worker.versions import register_versions
+from continuum.worker.wakes import (
+    DONE_CHANNEL,
+    MAIL_CHANNEL,
+    READY_CHANNEL,
+    TASKS_CHANNEL,
+    Hints,
+    Listener,
+    worker_channel,
+)
+
+if TYPE_CHECKING:
+    from continuum.worker.node import Node
+
+__all__ = ["Session"]
+
+logger = logging.getLogger("continuum.worker")
+
+# How long giving everything back may take once the activities have ended, in seconds.
+LEAVE_TIMEOUT = 5.0
+
+
+class Session:
+    """One life of a node: from registering to leaving, or to losing its lease."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.options = node.options
+        self.clock = Clock()
+        self.lost = asyncio.Event()
+        self.lost_because = ""
+        self.worker_id = 0
+        self.queues = Queues(self.options.queues, continuum_settings.QUEUES)
+        # Runs are the business of the default queue's workers: no step waits for room among the tasks of another.
+        self.workflows = registry.workflows() if self.queues.serves(DEFAULT_QUEUE) else []
+
+    async def serve(self, stop: asyncio.Event) -> int | None:
+        """Serve until ``stop`` is set or the lease is lost; returns the exit status, or None to come back."""
+        with Watchdog(continuum_settings.DEADLOCK_TIMEOUT) as watchdog:
+            return await self._serve(stop, watchdog)
+
+    async def _serve(self, stop: asyncio.Event, watchdog: Watchdog) -> int | None:
+        await self._register()
+        self._assemble()
+        self.engine.watch = watchdog.watch
+        coroutines = {
+            "journal": self.journal.run(),
+            "hints": self.hints.run(),
+            "listener": self.listener.run(),
+            "lease": self.lease.renew_forever(
+                partial(self._connect, "lease"), self._on_lost, on_renewed=self._on_renewed
+            ),
+            "summaries": self.engine.summaries.run(),
+            "maintenance": self.maintenance.run(),
+            "heartbeats": self.heartbeats.run(),
+            "keys": self.keys.run(),
+            "saturation": self.saturation.run(),
+            **self.intake.loops(),
+            **self.tasks.loops(),
+        }
+        tasks = [self._spawn(name, coroutine) for name, coroutine in coroutines.items()]
+        try:
+            listening = await self.listener.settled()
+            self.node.session, self.node.worker_id = self, self.worker_id
+            if self.node.on_started is not None:
+                self.node.on_started(listening)
+            self._look_at_all()
+            await self._until(stop)
+            if self.lost.is_set():
+                await self._drop()
+                return None
+            return await self._drain()
+        finally:
+            if self.node.session is self:
+                self.node.session, self.node.without_lease_since = None, time.monotonic()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.intake.close()
+            await self.attempt_link.close()
+            await self.tasks.close()
+
+    async def _register(self) -> None:
+        self.lease = Lease(continuum_settings.LEASE_TTL)
+        connection = await self._connect("start")
+        try:
+            self.worker_id = await self.lease.register(
+                connection,
+                name=self.node.name,
+                queues=self.options.queues or (),
+                info={"concurrency": self.options.concurrency, "threads": self.options.threads},
+            )
+            await register_versions(connection, self.workflows)
+        finally:
+            await connection.close()
+
+    def _assemble(self) -> None:
+        loop = asyncio.get_running_loop()
+        settings, options = continuum_settings, self.options
+        alias = options.database
+        self.hints = Hints(alias)
+        engine = self.engine = self.node.engine = Engine(
+            loop,
+            clock=self.clock,
+            timers=Timers(loop, self.clock),
+            concurrency=options.concurrency,
+            live_runs=settings.LIVE_RUNS,
+            max_value_bytes=settings.MAX_VALUE_BYTES,
+            on_room=lambda: self.intake.on_room(),
+            on_done=lambda run_ids: self.hints.notify(DONE_CHANNEL, run_ids),
+            on_released=self._on_released,
+        )
+        self.journal = Journal(
+            partial(self._connect, "journal"),
+            self.worker_id,
+            on_durable=engine.on_durable,
+            on_fenced=self._on_fenced,
+            on_refused=engine.on_refused,
+            on_sent=self._on_sent,
+        )
+        self.attempt_link = Link(partial(self._connect, "attempts"), "heartbeats and keys")
+        self.heartbeats = Heartbeats(loop, self.attempt_link, self.worker_id)
+        self.keys = engine.attempts.key_waits.keys = Keys(self.attempt_link)
+        self.executor = ActivityExecutor(
+            loop,
+            threads=options.threads,
+            on_results=engine.attempts.on_results,
+            clock=self.clock.now_us,
+            transactions=Transactions(alias, self.worker_id, self.clock.now_us, partial(self._connect, "fence")),
+            on_beat=self.heartbeats.note,
+        )
+        engine.connect(self.journal, self.executor)
+        self.intake = Intake(
+            partial(self._connect, "claims"),
+            self.worker_id,
+            (definition.name for definition in self.workflows),
+            engine,
+            poll_interval=settings.POLL_INTERVAL,
+            on_forwarded=self._tell,
+        )
+        self.tasks = Tasks(
+            self._connect,
+            self.worker_id,
+            queues=self.queues,
+            executor=self.executor,
+            activities=registry.activities(),
+            clock=self.clock,
+            poll_interval=settings.POLL_INTERVAL,
+            max_recoveries=settings.MAX_RECOVERIES,
+            on_sent=self._on_sent,
+        )
+        engine.attempts.on_slots = self.tasks.on_slots
+        self.saturation = Saturation(engine, self.executor, self.tasks.link, self.worker_id)
+        self.listener = Listener(
+            settings.LISTEN_DATABASE or alias,
+            self.worker_id,
+            on_ready=self.intake.on_ready,
+            on_runs=self.intake.on_runs,
+            on_reconnect=self._look_at_all,
+            on_tasks=self.tasks.look,
+        )
+        self.maintenance = Maintenance(
+            partial(self._connect, "maintenance"), self.worker_id, on_runs_freed=self._look_at_all
+        )
+
+    async def _connect(self, purpose: str) -> psycopg.AsyncConnection[Any]:
+        return await connect(
+            self.options.database,
+            application_name=f"continuum {purpose} {self.worker_id or ''}".strip(),
+            session=JOURNAL_SESSION if purpose in ("journal", "claims", "tasks", "outcomes") else None,
+        )
+
+    def _spawn(self, name: str, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(coroutine, name=f"continuum {name}")
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        # None of them ends by itself while the lease holds; one that fails must not leave a node half alive.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical("%s failed", task.get_name(), exc_info=error)
+            self._on_lost(f"{task.get_name()} failed: {error}")
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        waits = [asyncio.create_task(stop.wait()), asyncio.create_task(self.lost.wait())]
+        if self.options.burst:
+            waits.append(asyncio.create_task(self._nothing_left()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _nothing_left(self) -> None:
+        while True:
+            await self.engine.idle()
+            news = await self.tasks.nothing_left()
+            if await self.intake.nothing_left() and not self.tasks.busy and self.tasks.news == news:
+                return
+
+    async def _drop(self) -> None:
+        logger.error("lease lost: %s; its runs are dropped, coming back as a new worker", self.lost_because)
+        self.engine.lose_all()
+        self.journal.discard()
+        await self.executor.close(0)
+
+    async def _drain(self) -> int:
+        """Give everything back: current activities may end first, new ones do not begin."""
+        self.engine.draining = self.tasks.draining = True
+        try:
+            # The executor needs a moment beyond its own deadline to end cancelled tasks and tidy connections.
+            async with asyncio.timeout(self.options.drain_timeout + 2):
+                await self.intake.use(self.lease.mark_draining)
+                left = await self.executor.close(self.options.drain_timeout)
+        except TimeoutError:
+            left = self.executor.busy
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT):
+                # The results of activities that have just ended are still on their way.
+                given_back = await self.tasks.leave()
+                await self.engine.quiesce()
+                await self.heartbeats.flush()
+                self.engine.release_all()
+                await self.journal.flush()
+                await self.intake.use(self.lease.leave)
+                self.hints.notify(READY_CHANNEL)
+                if given_back:
+                    self.hints.notify(TASKS_CHANNEL)
+                await self.hints.flush(1.0)
+        except TimeoutError:
+            logger.warning("the runs could not be given back in time; others take them when the lease ends")
+            return 1
+        if left:
+            logger.warning("%d activities did not end in time and will run again elsewhere", left)
+        logger.info("stopped; %d runs finished here", self.engine.finished)
+        return 0
+
+    def _look_at_all(self) -> None:
+        self.intake.look_at_all()
+        self.tasks.look()
+
+    def _on_renewed(self, result: RenewResult) -> None:
+        self.clock.synchronise(result.database_time_us, result.round_trip_us)
+
+    def _on_released(self, run_ids: list[UUID]) -> None:
+        # Due at once, or with mail that came while they were on their way out: whoever has room may take them.
+        self.hints.notify(READY_CHANNEL)
+        self.hints.notify(MAIL_CHANNEL, run_ids)
+
+    def _on_sent(self, sent: Sent) -> None:
+        self._tell(sent.news)
+        if sent.keys:
+            self.engine.attempts.key_waits.look_again(sent.keys)
+        if sent.ready:
+            self.intake.on_ready()
+            self.hints.notify(READY_CHANNEL)
+        if sent.continued:
+            self.intake.on_continued(sent.continued)
+        if sent.queues:
+            self.tasks.on_sent(sent.queues)
+            self.hints.notify(TASKS_CHANNEL)
+
+    def _tell(self, news: dict[UUID, int | None]) -> None:
+        """Whoever owns these runs, or may claim them, learns that they have a message."""
+        here = [run_id for run_id, owner in news.items() if owner is None or owner == self.worker_id]
+        if here:
+            self.intake.on_runs(here)
+        for run_id, owner in news.items():
+            if owner != self.worker_id:
+                self.hints.notify(MAIL_CHANNEL if owner is None else worker_channel(owner), (run_id,))
+
+    def _on_lost(self, reason: str) -> None:
+        self.lost_because = reason
+        self.lost.set()
+
+    def _on_fenced(self, live: LiveRun) -> None:
+        logger.warning("run %s is in other hands now: dropped", live.id)
+        self.engine.lose(live)

@@ -1,0 +1,183 @@
+"""What a worker answers to those who want to know whether it lives, and whether it is ready."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from http.client import HTTPConnection
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+import continuum
+from continuum.management.commands.continuum_worker import Command
+from continuum.models import Worker
+from tests.app import workflows as flows
+from tests.app.models import Effect
+from tests.waiting_for import eventually
+from tests.workers import ProcessWorker
+
+
+def free_ports(count=1):
+    """Return the first of so many free ports in a row."""
+    while True:
+        with socket.socket() as first:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+        try:
+            for more in range(port, port + count):
+                with socket.socket() as one:
+                    one.bind(("127.0.0.1", more))
+        except (OSError, OverflowError):
+            continue
+        return port
+
+
+def ask(port, path, method="GET"):
+    """Return status and body, or (None, None) if nobody answers."""
+    client = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        client.request(method, path)
+        response = client.getresponse()
+        body = response.read()
+        return response.status, json.loads(body) if body else None
+    except (OSError, ValueError):
+        return None, None
+    finally:
+        client.close()
+
+
+def status(port, path):
+    return ask(port, path)[0]
+
+
+@pytest.fixture
+def start_worker(subprocess_environment, tmp_path):
+    started = []
+
+    def start(*arguments):
+        worker = ProcessWorker(subprocess_environment, *arguments, log=tmp_path / f"worker{len(started)}.log")
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.close()
+
+
+@pytest.mark.cluster
+@pytest.mark.django_db(transaction=True)
+class TestAnswers:
+    def test_it_is_live_and_ready_while_it_serves_and_says_how_it_is(self, start_worker):
+        port = free_ports()
+        start_worker("--probe", f"127.0.0.1:{port}")
+        eventually(lambda: status(port, "/ready") == 200, 30)
+        continuum.start(flows.listens)
+        eventually(lambda: ask(port, "/ready")[1]["live_runs"] == 1, 10)
+        code, said = ask(port, "/live")
+        [row] = Worker.objects.all()
+        assert code == 200
+        assert said["state"] == "serving"
+        assert said["worker"] == row.id
+        assert said["name"] == row.name
+        assert 0 <= said["last_renewal_age"] < 30
+        assert set(said) == {"state", "worker", "name", "live_runs", "last_renewal_age"}
+
+    def test_other_requests_are_told_what_there_is(self, start_worker):
+        port = free_ports()
+        start_worker("--probe", str(port))
+        eventually(lambda: status(port, "/ready") == 200, 30)
+        assert ask(port, "/")[0] == 404
+        assert ask(port, "/live", "POST")[0] == 405
+        assert ask(port, "/live", "HEAD") == (200, None)
+        with socket.create_connection(("127.0.0.1", port)) as garbage:
+            garbage.sendall(b"\x00" * 20_000)
+        assert status(port, "/live?verbose") == 200
+
+    def test_it_is_live_but_not_ready_while_it_drains(self, start_worker, tmp_path):
+        port = free_ports()
+        gate = tmp_path / "gate"
+        continuum.start(flows.holds, "p", str(gate))
+        worker = start_worker("--probe", str(port), "--drain-timeout", "30")
+        eventually(lambda: Effect.objects.filter(key="p:held").exists(), 30)
+        worker.send(signal.SIGTERM)
+        eventually(lambda: status(port, "/ready") == 503, 10)
+        assert ask(port, "/ready")[1]["state"] == "draining"
+        assert status(port, "/live") == 200
+        gate.touch()
+        assert worker.wait() == 0
+        assert ask(port, "/live") == (None, None)
+
+    def test_without_the_database_it_is_not_ready_and_after_a_while_not_live(self, start_worker):
+        port = free_ports()
+        start_worker("--probe", str(port), "--settings", "tests.settings_short_lease")
+        eventually(lambda: status(port, "/ready") == 200, 30)
+        before = ask(port, "/live")[1]["worker"]
+        name = connection.settings_dict["NAME"]
+        with connection._nodb_cursor() as cursor:
+            cursor.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
+            try:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = %s AND application_name LIKE 'continuum%%'",
+                    [name],
+                )
+                eventually(lambda: status(port, "/ready") == 503, 20)
+                assert ask(port, "/ready")[1]["state"] == "cut off"
+                # It may come back by itself, so it is not restarted at once; but not for ever.
+                assert status(port, "/live") == 200
+                eventually(lambda: status(port, "/live") == 503, 30)
+            finally:
+                cursor.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
+        eventually(lambda: status(port, "/ready") == 200, 30)
+        assert status(port, "/live") == 200
+        assert ask(port, "/live")[1]["worker"] != before
+
+    def test_each_of_several_processes_has_a_port_of_its_own(self, start_worker):
+        port = free_ports(2)
+        start_worker("--probe", str(port), "--processes", "2")
+        eventually(lambda: (status(port, "/ready"), status(port + 1, "/ready")) == (200, 200), 40)
+        assert ask(port, "/live")[1]["worker"] != ask(port + 1, "/live")[1]["worker"]
+
+    def test_a_port_that_is_taken_is_said_and_ends_the_worker(self, start_worker):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            worker = start_worker("--probe", f"127.0.0.1:{taken.getsockname()[1]}")
+            assert worker.wait() == 1
+        assert "cannot answer probes" in worker.output
+
+
+class TestOption:
+    @pytest.mark.parametrize(
+        ("given", "meant"),
+        [
+            ("8080", (None, 8080)),
+            ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+            ("[::1]:8080", ("::1", 8080)),
+            ("localhost:1", ("localhost", 1)),
+        ],
+    )
+    def test_is_a_port_with_or_without_a_host(self, given, meant):
+        parser = Command().create_parser("manage.py", "continuum_worker")
+        assert parser.parse_args(["--probe", given]).probe == meant
+
+    @pytest.mark.parametrize("given", ["", "x", "0", "65536", ":8080", "host:", "host:x", "-1"])
+    def test_anything_else_is_refused(self, given):
+        parser = Command().create_parser("manage.py", "continuum_worker")
+        with pytest.raises(CommandError, match="is not a port, or host:port, such as 8080"):
+            parser.parse_args([f"--probe={given}"])
+
+    def test_is_in_the_help(self):
+        said = StringIO()
+        Command(stdout=said).create_parser("manage.py", "continuum_worker").print_help(said)
+        text = " ".join(said.getvalue().split())
+        assert "--probe [HOST:]PORT Answer HTTP requests for /live and /ready there" in text
+        assert "the second on the next port" in text
+
+    def test_ports_must_be_enough_for_all_processes(self):
+        with pytest.raises(CommandError, match="not that many ports"):
+            call_command("continuum_worker", "--probe", "65535", "--processes", "2", skip_checks=True)
