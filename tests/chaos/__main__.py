@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 
@@ -27,39 +27,41 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--deadline", type=float, default=90.0, help="Seconds until all must have ended after that.")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(100_000) if options.seed is None else options.seed
-    status = 0
-    for one in range(seed, seed + options.seeds):
-        status |= _with_server(one, options)
-    return status
+    if options.seeds == 1:
+        return trial(seed, options)
+    # Each in a process of its own, as Django's settings know one database.
+    failed = [one for one in range(seed, seed + options.seeds) if _apart(one, options)]
+    print(f"{options.seeds} seeds from {seed} on; {f'violations under {failed}' if failed else 'no violation'}")
+    return 1 if failed else 0
 
 
-def _with_server(seed: int, options: argparse.Namespace) -> int:
+def trial(seed: int, options: argparse.Namespace) -> int:
+    """Let things go wrong as the seed says, on a server of their own; returns 1 if something was violated."""
+    import django
+    import psycopg
+    from django.core.management import call_command
+
     from continuum.testing.postgres import EmbeddedPostgres
 
+    # Durable, unlike the server of other tests: it is to crash.
     with EmbeddedPostgres.temporary({"max_connections": 200, "shared_buffers": "64MB"}) as server:
-        if options.seeds > 1:  # each in a process of its own, as Django's settings know one database
-            import subprocess
-
-            command = [sys.executable, "-m", "tests.chaos", "--seed", str(seed)]
-            for name in ("minutes", "workers", "runs", "broken", "deadline"):
-                if (value := getattr(options, name)) is not None:
-                    command += [f"--{name}", str(value)]
-            return subprocess.run(command).returncode
-        os.environ["DATABASE_URL"] = server.database_url("chaos")
-        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.chaos.settings"
-        import psycopg
-
         with psycopg.connect(server.database_url(), autocommit=True) as connection:
             connection.execute("CREATE DATABASE chaos")
-        import django
-        from django.core.management import call_command
-
+        os.environ["DATABASE_URL"] = server.database_url("chaos")
+        os.environ["DJANGO_SETTINGS_MODULE"] = "tests.chaos.settings"
         django.setup()
         call_command("migrate", run_syncdb=True, verbosity=0)
+
         from tests.chaos.trial import Trial
 
         logs = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
-        return Trial(seed, options, server, logs, time.monotonic()).run()
+        return Trial(seed, options, server, logs).run()
+
+
+def _apart(seed: int, options: argparse.Namespace) -> bool:
+    given = {name: getattr(options, name) for name in ("minutes", "workers", "runs", "broken", "deadline")}
+    arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return subprocess.run([sys.executable, "-m", "tests.chaos", f"--seed={seed}", *arguments]).returncode != 0
 
 
 if __name__ == "__main__":

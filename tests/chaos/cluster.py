@@ -129,3 +129,10 @@ class Cluster:
             self.violations.append(f"workers {slow} do not end within 20 s of SIGTERM, see {self.logs}")
         self._nursery.stdin.close()
         self._nursery.wait(30)
+        for member in self.all.values():
+            said = member.log.read_text(errors="replace") if member.log.exists() else ""
+            self.violations += [
+                f"worker {member.number} says: {line.strip()}; see {member.log}"
+                for line in said.splitlines()
+                if " CRITICAL " in line or "was never retrieved" in line
+            ]

@@ -32,13 +32,11 @@ class Trial:
         options: of the command line.
         server: the server, with a database ``chaos`` that has the tables.
         logs: directory for logs.
-        began: when, on the monotonic clock.
     """
 
-    def __init__(
-        self, seed: int, options: argparse.Namespace, server: EmbeddedPostgres, logs: Path, began: float
-    ) -> None:
-        self.seed, self.options, self.server, self.logs, self.began = seed, options, server, logs, began
+    def __init__(self, seed: int, options: argparse.Namespace, server: EmbeddedPostgres, logs: Path) -> None:
+        self.seed, self.options, self.server, self.logs = seed, options, server, logs
+        self._began = time.monotonic()
         self.seconds = options.minutes * 60
         self.runs = options.runs or int(15 * self.seconds)
         self._log = (logs / "actions.log").open("w")
@@ -86,7 +84,7 @@ class Trial:
         return []
 
     def _say(self, what: str) -> None:
-        print(f"{time.monotonic() - self.began:8.2f}  {what}", file=self._log, flush=True)
+        print(f"{time.monotonic() - self._began:8.2f}  {what}", file=self._log, flush=True)
 
     def _report(self, cluster: Cluster, stories: list, found: list[str]) -> None:
         states = Counter(Run.objects.values_list("state", flat=True))
