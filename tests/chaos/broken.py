@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from continuum.worker import journal, transactional
+from continuum.worker.node import _Session
 from continuum.worker.sql import load
 
-__all__ = ["break_fence"]
+__all__ = ["PARTS", "break_fence"]
+
+PARTS = ("notice", "journal", "transactions")
+LATE = 0.7
 
 
 def break_fence(part: str) -> None:
     """Take a part of the fence away, in this process.
 
+    A worker that notices at once that it has lost its lease rarely needs its fence, so with each part it notices late.
+
     Args:
-        part: ``journal``: it writes whoever owns the run; ``transactions``: so do attempts, whatever is on record.
+        part: ``journal``: it writes whoever owns the run; ``transactions``: so do attempts, whatever is on record;
+            ``notice``: nothing more than that, which the rest of the fence must make up for.
     """
-    {"journal": _break_journal, "transactions": _break_transactions}[part]()
+    _notice_late()
+    if part == "journal":
+        _break_journal()
+    elif part == "transactions":
+        _break_transactions()
+
+
+def _notice_late() -> None:
+    lost = _Session._on_lost
+
+    def late(self: _Session, reason: str) -> None:
+        asyncio.get_running_loop().call_later(LATE, lost, self, reason)
+
+    _Session._on_lost = late
 
 
 def _break_journal() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,8 +82,13 @@ class Cluster:
                 member.begun.set()
                 continue
             member.status = int(value)
-            if not member.told or (member.told == "drained" and member.status not in (0, 1)):
+            if not member.told or (member.told == "drained" and not self._left_in_order(member)):
                 self.violations.append(f"worker {number} ended by itself with status {value}, see {member.log}")
+
+    def _left_in_order(self, member: Member) -> bool:
+        if member.status == -signal.SIGTERM:  # told before it knew how to: it had nothing to give back
+            return not re.search(r" (INFO|WARNING|ERROR) ", member.log.read_text(errors="replace"))
+        return member.status in (0, 1)
 
     def pick(self, where: float) -> Member:
         """Return the member at a place between 0 and 1."""

@@ -38,16 +38,24 @@ def test_nothing_is_lost_or_done_twice_while_everything_breaks():
     assert "survived: " in done.stdout
 
 
+# Workers are stopped past their leases and go on, which they notice late: the fence is all that keeps them from harm.
+STOPS = ("--minutes", "0.13", "--runs", "200", "--deadline", "30", "--broken")
+
+
 @pytest.mark.parametrize("part", ["journal", "transactions"])
 def test_a_broken_fence_does_not_go_unnoticed(part):
-    # Workers are stopped past their leases, and go on: where a fence is all that keeps them from doing harm.
     for seed in (5, 6, 7):  # whom a stop meets in an unlucky moment is chance
-        done = chaos("--seed", str(seed), "--minutes", "0.15", "--runs", "200", "--deadline", "5", "--broken", part)
+        done = chaos("--seed", str(seed), *STOPS, part)
         assert done.returncode in (0, 1)
         if done.returncode == 1:
             break
     assert "VIOLATION: " in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_a_fence_keeps_those_from_harm_who_notice_late_that_they_have_lost_their_lease():
+    done = chaos("--seed", str(SEED), *STOPS, "notice")
+    assert done.returncode == 0, f"CHAOS_SEED={SEED} repeats the stops:\n{done.stdout}"
 
 
 def test_a_seed_decides_what_goes_wrong():

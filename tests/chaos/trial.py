@@ -22,6 +22,7 @@ from tests.waiting_for import eventually
 __all__ = ["Trial"]
 
 CLIENTS = 2
+MOST_SHOWN = 25
 
 
 class Trial:
@@ -95,8 +96,10 @@ class Trial:
         )
         events = Counter(dict(checks.rows("SELECT type, count(*) FROM continuum_events GROUP BY 1")))
         print(f"{events.total()} events: {', '.join(f'{count} {kind}' for kind, count in events.most_common())}")
-        for what in found:
+        for what in found[:MOST_SHOWN]:
             print(f"VIOLATION: {what}")
+        if len(found) > MOST_SHOWN:
+            print(f"and {len(found) - MOST_SHOWN} more")
         if found:
             print(
                 f"repeat with: python -m tests.chaos --seed {self.seed} --minutes {self.options.minutes:g} "
