@@ -102,9 +102,12 @@ QUESTIONS = {
         f"AND state IN {ENDED}"
     ),
     "tasks that are left": "SELECT run_id, command_id, activity, state, owner_id FROM continuum_activity_tasks",
+    # An answer may come twice: who asks again, not knowing whether it was heard, may be told again. The first counts.
     "unread mail of completed runs": (
         "SELECT i.run_id, r.workflow, i.id, i.kind, i.name, i.command_id, i.payload FROM continuum_inbox i "
-        "JOIN continuum_runs r ON r.id = i.run_id WHERE i.consumed_at IS NULL AND r.state = 'completed'"
+        "JOIN continuum_runs r ON r.id = i.run_id WHERE i.consumed_at IS NULL AND r.state = 'completed' "
+        "AND NOT EXISTS (SELECT FROM continuum_events e WHERE e.run_id = i.run_id AND e.command_id = i.command_id "
+        "AND e.type ~ '_(completed|failed)$')"
     ),
     "keys that are held by nobody": (
         "SELECT idempotency_key FROM continuum_activity_results WHERE kind = 'activity_key' AND result IS NULL"

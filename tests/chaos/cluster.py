@@ -82,13 +82,16 @@ class Cluster:
                 member.begun.set()
                 continue
             member.status = int(value)
-            if not member.told or (member.told == "drained" and not self._left_in_order(member)):
+            if member.told != "killed" and not self._left_in_order(member):
                 self.violations.append(f"worker {number} ended by itself with status {value}, see {member.log}")
 
     def _left_in_order(self, member: Member) -> bool:
-        if member.status == -signal.SIGTERM:  # told before it knew how to: it had nothing to give back
-            return not re.search(r" (INFO|WARNING|ERROR) ", member.log.read_text(errors="replace"))
-        return member.status in (0, 1)
+        said = member.log.read_text(errors="replace") if member.log.exists() else ""
+        if not re.search(r" (INFO|WARNING|ERROR) ", said):
+            # It has not served yet: it need not wait for a database, nor give anything back.
+            in_vain = member.status == 1 and "Cannot reach" in said
+            return in_vain or (bool(member.told) and member.status == -signal.SIGTERM)
+        return bool(member.told) and member.status in (0, 1)
 
     def pick(self, where: float) -> Member:
         """Return the member at a place between 0 and 1."""
