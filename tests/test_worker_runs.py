@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 import continuum
 from continuum import RunCancelledError, RunFailedError
 from continuum.models import Run
+from continuum.worker.engine import Engine
 from tests.app import workflows as flows
 from tests.app.models import Effect
 from tests.waiting_for import eventually
@@ -234,6 +235,23 @@ class TestCancel:
         run_until_idle()
         assert state_of(run) == "cancelled"
         assert marks("c") == []
+
+    def test_is_heard_by_the_next_worker_if_the_first_is_told_to_stop_before_the_run_has_begun(self, monkeypatch):
+        begin = Engine._begin
+
+        def begin_late(engine, live, *args):
+            engine.draining = True
+            begin(engine, live, *args)
+
+        with monkeypatch.context() as patch, worker():
+            patch.setattr(Engine, "_begin", begin_late)
+            with transaction.atomic():
+                run = continuum.start(flows.listens)
+                continuum.cancel(run)
+            eventually(lambda: state_of(run) == "suspended")
+        assert types_of(run) == []
+        run_until_idle()
+        assert state_of(run) == "cancelled"
 
     def test_lets_the_code_clean_up(self):
         with worker():

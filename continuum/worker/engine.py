@@ -157,8 +157,9 @@ class Engine:
         # may have begun an activity, and be due to clean up.
         cancelled: str | None = None
         if is_new and live.asked_to_stop is not None:
-            self.journal.entry(live).remove(live.asked_to_stop)
             cancelled = live.asked_to_stop.reason
+            if not self.draining:  # else the run is given back unheard, and its next owner has to find the request
+                self.journal.entry(live).remove(live.asked_to_stop)
         elif is_new and live.deadline_us is not None and live.deadline_us <= self._clock.now_us():
             cancelled = _TIME_IS_OVER
         live.execution.begin(live.claimed_us, history, cancelled=cancelled)

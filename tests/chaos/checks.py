@@ -1,0 +1,223 @@
+"""What must hold when all is over, asked of the database by SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from django.db import connection
+
+from tests.chaos.load import Story, tip_of
+
+__all__ = ["describe_stuck", "is_over", "violations"]
+
+ENDED = "('completed', 'failed', 'cancelled')"
+ENDS = "('run_completed', 'run_failed', 'run_cancelled', 'run_continued')"
+
+# Each names what no row of its answer may exist for.
+QUESTIONS = {
+    "runs that have not ended": f"SELECT id, state FROM continuum_runs WHERE state NOT IN {ENDED}",
+    "gaps in histories": (
+        "SELECT run_id, min(seq), max(seq), count(*) FROM continuum_events GROUP BY run_id "
+        "HAVING max(seq) <> count(*) OR min(seq) <> 1"
+    ),
+    "ended runs without an end": (
+        f"SELECT r.id, r.state FROM continuum_runs r WHERE r.state IN {ENDED} AND NOT EXISTS ("
+        "SELECT FROM continuum_events e WHERE e.run_id = r.id AND e.type = CASE "
+        "WHEN r.continued_to_run_id IS NOT NULL THEN 'run_continued' ELSE 'run_' || r.state END AND e.seq = "
+        "(SELECT max(seq) FROM continuum_events l WHERE l.run_id = r.id))"
+    ),
+    "ends that something follows": (
+        f"SELECT e.run_id, e.seq, e.type, n.type FROM continuum_events e JOIN continuum_events n "
+        f"ON n.run_id = e.run_id AND n.seq = e.seq + 1 WHERE e.type IN {ENDS} "
+        "AND NOT (e.type = 'run_failed' AND n.type = 'run_retried')"
+    ),
+    "commands answered twice": (
+        "SELECT run_id, command_id, array_agg(type ORDER BY seq) FROM continuum_events e WHERE command_id IS NOT NULL "
+        "AND type IN ('activity_completed', 'activity_failed', 'timer_fired', 'side_effect', 'child_completed', "
+        "'child_failed') AND NOT (type LIKE '%_failed' AND EXISTS (SELECT FROM continuum_events r "
+        "WHERE r.run_id = e.run_id AND r.type = 'run_retried' AND r.seq > e.seq)) GROUP BY 1, 2 HAVING count(*) > 1"
+    ),
+    "attempts recorded twice": (
+        "SELECT run_id, command_id, data->>'attempt' FROM continuum_events WHERE type = 'activity_retried' "
+        "GROUP BY 1, 2, 3 HAVING count(*) > 1"
+    ),
+    "effects recorded twice": (
+        "SELECT data->>'result', count(*) FROM continuum_events WHERE type = 'activity_completed' "
+        "AND name ~ '\\.(does|flaky|once|once_in_time|beats|passes)$' GROUP BY 1 HAVING count(*) > 1"
+    ),
+    "effects recorded that are not there": (
+        "SELECT e.run_id, e.data->>'result' FROM continuum_events e WHERE e.type = 'activity_completed' "
+        "AND e.name ~ '\\.(does|flaky|once|once_in_time|beats|passes|draws_once)$' "
+        "AND NOT EXISTS (SELECT FROM testapp_effect f WHERE f.key = e.data->>'result')"
+    ),
+    "transactional effects that took place twice": (
+        "SELECT key, count(*) FROM testapp_effect WHERE key LIKE 'once:%' AND key NOT LIKE 'once:shared%' GROUP BY 1 "
+        "HAVING count(*) > 1"
+    ),
+    # Only a run that was cancelled, or failed, may have ended before it learned of what it had begun.
+    "transactional effects that no history knows": (
+        "SELECT f.key FROM testapp_effect f WHERE f.key LIKE 'once:%' AND NOT EXISTS (SELECT FROM continuum_events e "
+        "WHERE e.type = 'activity_completed' AND e.data->>'result' = f.key) AND f.key NOT LIKE 'once:do:%'"
+    ),
+    "shared keys with several effects": (
+        "SELECT split_part(key, ':', 2), split_part(key, ':', 3), count(*) FROM testapp_effect "
+        "WHERE key LIKE 'once:shared%' GROUP BY 1, 2 HAVING count(*) > 1"
+    ),
+    "shared keys with several results": (
+        "SELECT key, array_agg(DISTINCT result) FROM (SELECT data->>'result' AS result, "
+        "regexp_replace(data->>'result', '^(once:)?(.*):[0-9a-f]+$', '\\2') AS key FROM continuum_events "
+        "WHERE type = 'activity_completed' AND name ~ '\\.draws(_once)?$') AS drawn "
+        "GROUP BY 1 HAVING count(DISTINCT result) > 1"
+    ),
+    "sagas that were undone in part": (
+        "SELECT run_id, count(*) FILTER (WHERE data->>'result' LIKE 'once:do:%') AS done, "
+        "count(*) FILTER (WHERE data->>'result' LIKE 'once:undo:%') AS undone FROM continuum_events e "
+        "JOIN continuum_runs r ON r.id = e.run_id WHERE type = 'activity_completed' "
+        "AND r.state IN ('failed', 'cancelled') "
+        "GROUP BY 1 HAVING count(*) FILTER (WHERE data->>'result' LIKE 'once:do:%') <> "
+        "count(*) FILTER (WHERE data->>'result' LIKE 'once:undo:%')"
+    ),
+    "sagas that succeeded and were undone": (
+        "SELECT e.run_id, e.data->>'result' FROM continuum_events e JOIN continuum_runs r ON r.id = e.run_id "
+        "WHERE e.type = 'activity_completed' AND r.state = 'completed' AND e.data->>'result' LIKE 'once:undo:%'"
+    ),
+    "children whose parents recorded something else": (
+        "SELECT c.id, c.state, e.type, e.data FROM continuum_events e JOIN continuum_runs c "
+        "ON c.parent_run_id = e.run_id "
+        "AND c.parent_command_id = e.command_id AND c.continued_to_run_id IS NULL "
+        "WHERE e.type IN ('child_completed', 'child_failed') "
+        "AND ((e.type = 'child_completed') <> (c.state = 'completed') "
+        "OR (e.type = 'child_completed' AND (e.data->'result')::jsonb IS DISTINCT FROM c.result::jsonb))"
+    ),
+    "children that go on although they were cancelled with their parent": (
+        "SELECT c.id, c.state FROM continuum_runs c JOIN continuum_runs p ON p.id = c.parent_run_id "
+        "WHERE p.state = 'cancelled' AND c.state <> 'cancelled'"
+    ),
+    "ended runs with an owner": (
+        f"SELECT id, state, owner_id FROM continuum_runs WHERE owner_id IS NOT NULL AND state IN {ENDED}"
+    ),
+    "runs that nobody owns and that are due": (
+        f"SELECT id, state FROM continuum_runs WHERE owner_id IS NULL AND next_wakeup_at IS NOT NULL "
+        f"AND state IN {ENDED}"
+    ),
+    "tasks that are left": "SELECT run_id, command_id, activity, state, owner_id FROM continuum_activity_tasks",
+    # An answer may come twice: who asks again, not knowing whether it was heard, may be told again. The first counts.
+    "unread mail of completed runs": (
+        "SELECT i.run_id, r.workflow, i.id, i.kind, i.name, i.command_id, i.payload FROM continuum_inbox i "
+        "JOIN continuum_runs r ON r.id = i.run_id WHERE i.consumed_at IS NULL AND r.state = 'completed' "
+        "AND NOT EXISTS (SELECT FROM continuum_events e WHERE e.run_id = i.run_id AND e.command_id = i.command_id "
+        "AND e.type ~ '_(completed|failed)$')"
+    ),
+    "keys that are held by nobody": (
+        "SELECT idempotency_key FROM continuum_activity_results WHERE kind = 'activity_key' AND result IS NULL"
+    ),
+}
+
+
+def rows(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return cursor.fetchall()
+
+
+def is_over() -> bool:
+    """Whether all runs have ended."""
+    return not rows(f"SELECT 1 FROM continuum_runs WHERE state NOT IN {ENDED} LIMIT 1")
+
+
+def violations(stories: Iterable[Story]) -> list[str]:
+    """Return, as sentences, all that should not be."""
+    found = []
+    for what, sql in QUESTIONS.items():
+        answer = rows(sql)
+        if answer:
+            shown = "; ".join(str(tuple(map(str, row))) for row in answer[:3])
+            found.append(f"{len(answer)} {what}: {shown}")
+    for story in stories:
+        found += [f"{story.kind} {story.key} {story.run_id}: {what}" for what in _about(story)]
+    return found
+
+
+def _about(story: Story) -> Iterator[str]:
+    run = tip_of(story)
+    wanted = {"waits_for_nothing": "cancelled"}.get(story.kind, "completed")
+    if story.kind == "books" and story.arguments[1]:
+        wanted = "failed"
+    if run.state != wanted:
+        yield f"ended {run.state}, not {wanted}: {run.error}"
+        return
+    if wanted != "completed":
+        return
+    if story.kind == "collects":
+        yield from _heard(story, "word", run.result)
+    elif story.kind == "listens_twice":
+        for name, got in zip(("left", "right"), run.result, strict=True):
+            yield from _heard(story, name, got)
+    elif (expected := _expected(story)) is not None and run.result != expected:
+        yield f"returned {run.result}, not {expected}"
+
+
+def _heard(story: Story, name: str, got: list[int]) -> Iterator[str]:
+    sure = story.sure.get(name, [])
+    if len(set(got)) != len(got):
+        yield f"heard a signal twice: {got}"
+    if extra := set(got) - set(sure) - story.doubtful:
+        yield f"heard what nobody said: {sorted(extra)}"
+    if [word for word in got if word not in story.doubtful] != sure:
+        yield f"heard {got} of {sure}, and perhaps {sorted(story.doubtful)}"
+
+
+def _expected(story: Story) -> Any:
+    key = story.key
+    match story.kind:
+        case "steps":
+            names = ("first", "once:paid", "queued", "few", "slowly", "once:queued", "flaky queued", "flaky")
+            return [*(_key(key, name) for name in names), *(2 * n for n in range(5)), f"{key}:last"]
+        case "hurries":
+            return [f"once:{key}:{name}" for name in ("tight", "tight queued", "calm")]
+        case "beats_on":
+            return [f"{key}:here", f"{key}:there"]
+        case "times":
+            return [[True, False], f"{key}:timed"]
+        case "fans_out":
+            ends = ("{}:child 0", "failed", "{}:grand:child 0", "{}:child 3")
+            joined = [ends[n % 4].format(f"{key}:join {n}") for n in range(5)]
+            return [joined, [ends[n].format(f"{key}:{n}") for n in range(4)]]
+        case "books":
+            return f"{key}:booked"
+        case "goes_on":
+            return [text for n in range(5) for text in (f"once:{key}:{n}", f"{key}:round {n}")]
+        case "meets_gate":
+            return [f"once:{key}:begun", f"{key}:passed", f"once:{key}:after"]
+        case "catches":
+            return f"once:{key}:caught"
+    return None
+
+
+def _key(key: str, name: str) -> str:
+    return f"once:{key}:{name.removeprefix('once:')}" if name.startswith("once:") else f"{key}:{name}"
+
+
+def describe_stuck() -> str:
+    """Tell all there is to know about what has not ended."""
+    lines = []
+    for run in rows(
+        "SELECT id, workflow, state, owner_id, lease_token, recoveries, next_wakeup_at, waiting_on::text, "
+        "parent_run_id "
+        f"FROM continuum_runs WHERE state NOT IN {ENDED} ORDER BY id LIMIT 10"
+    ):
+        lines.append(f"stuck: {run}")
+        for what, sql in {
+            "owner": "SELECT w.* FROM continuum_workers w JOIN continuum_runs r ON r.owner_id = w.id WHERE r.id = %s",
+            "unread": "SELECT id, kind, name, command_id, payload::text FROM continuum_inbox "
+            "WHERE run_id = %s AND consumed_at IS NULL",
+            "task": "SELECT command_id, activity, queue, state, attempt, owner_id, due_at, heartbeat_at "
+            "FROM continuum_activity_tasks WHERE run_id = %s",
+            "history": "SELECT seq, type, command_id, name, left(data::text, 120) FROM continuum_events "
+            "WHERE run_id = %s "
+            "ORDER BY seq DESC LIMIT 4",
+        }.items():
+            lines += [f"  {what}: {row}" for row in rows(sql, [run[0]])]
+    lines.append(f"now: {rows('SELECT clock_timestamp()')[0][0]}")
+    return "\n".join(lines)

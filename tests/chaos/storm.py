@@ -1,0 +1,154 @@
+"""What goes wrong, drawn from a seed: the same actions in the same order, each time the seed is given."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psycopg
+
+from continuum.testing.postgres import EmbeddedPostgres
+from tests.chaos.cluster import Cluster
+
+__all__ = ["Action", "Storm", "actions", "stops"]
+
+# How often each happens, in shares.
+WEIGHTS = {
+    "kill": 6,
+    "stop shortly": 3,
+    "stop past the lease": 4,
+    "drain": 5,
+    "cut one": 5,
+    "cut a kind": 3,
+    "cut workers": 2,
+    "cut all": 1,
+    "kill all": 1,
+    "restart": 1,
+    "crash": 1,
+    "rest": 2,
+}
+# What connections are called; those of activities have no name.
+KINDS = ("journal", "claims", "lease", "tasks", "outcomes", "maintenance", "listener", "attempts", "fence", "hints", "")
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something that goes wrong.
+
+    Attributes:
+        kind: what.
+        where: a place between 0 and 1 among those it may happen to.
+        seconds: how long it takes, where it takes long.
+        pause: seconds until the next.
+    """
+
+    kind: str
+    where: float
+    seconds: float
+    pause: float
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.where:.3f}, {self.seconds:.2f} s), then {self.pause:.2f} s"
+
+
+def actions(seed: int) -> Iterator[Action]:
+    """Yield actions without end; they depend on the seed alone."""
+    chance = random.Random(seed)
+    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+    while True:
+        kind = chance.choices(kinds, weights)[0]
+        seconds = chance.uniform(2.3, 5.0) if kind == "stop past the lease" else chance.uniform(0.2, 1.6)
+        yield Action(kind, chance.random(), seconds, chance.choice((0.05, 0.2, 0.5, 1.0, 1.0, 2.0)))
+
+
+def stops(seed: int) -> Iterator[Action]:
+    """Yield what tells a fence from none: workers that are stopped past their lease, and go on."""
+    chance = random.Random(seed)
+    while True:
+        yield Action("stop past the lease", chance.random(), chance.uniform(2.5, 3.2), chance.uniform(0.3, 0.9))
+
+
+class Storm:
+    """Carries actions out.
+
+    Args:
+        cluster: the workers.
+        server: the server they work on.
+        size: how many workers there should be.
+        say: takes a line for the log.
+    """
+
+    def __init__(self, cluster: Cluster, server: EmbeddedPostgres, size: int, say: Callable[[str], None]) -> None:
+        self._cluster, self._server, self._size, self._say = cluster, server, size, say
+        self._resumptions: list[tuple[float, int]] = []
+        self.did: Counter[str] = cluster.did
+
+    def rage(self, plan: Iterator[Action], until: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Carry out actions until a time of the monotonic clock."""
+        while time.monotonic() < until:
+            action = next(plan)
+            self._say(str(action))
+            self._carry_out(action)
+            self._cluster.replace_the_fallen(self._size)
+            pause = min(until, time.monotonic() + action.pause)
+            while (left := pause - time.monotonic()) > 0:
+                self._resume_due()
+                meanwhile()
+                time.sleep(min(left, 0.05))
+
+    def calm(self) -> None:
+        """Let everybody go on."""
+        for member in self._cluster.members:
+            self._cluster.resume(member)
+        self._cluster.replace_the_fallen(self._size)
+
+    def _resume_due(self) -> None:
+        now = time.monotonic()
+        for due, number in self._resumptions:
+            if due <= now:
+                self._cluster.resume(self._cluster.all[number])
+        self._resumptions = [entry for entry in self._resumptions if entry[0] > now]
+
+    def _carry_out(self, action: Action) -> None:
+        cluster, where = self._cluster, action.where
+        match action.kind:
+            case "kill":
+                cluster.kill(cluster.pick(where))
+            case "kill all":
+                for member in list(cluster.members):
+                    cluster.kill(member)
+            case "drain":
+                cluster.drain(cluster.pick(where))
+            case "stop shortly" | "stop past the lease":
+                # One at least goes on, so that there is somebody to take over.
+                if sum(not member.stopped for member in cluster.members) > 1:
+                    member = cluster.pick(where)
+                    cluster.stop(member)
+                    self.did[f"SIGSTOP {'past the lease' if 'past' in action.kind else 'shortly'}"] += 1
+                    self._resumptions.append((time.monotonic() + action.seconds, member.number))
+            case "cut one":
+                self._cut(f"true ORDER BY md5(pid::text || {where}) LIMIT 1")
+            case "cut a kind":
+                kind = KINDS[int(where * len(KINDS))]
+                self._cut(f"application_name LIKE 'continuum {kind}%'" if kind else "application_name = ''")
+            case "cut workers":
+                self._cut("application_name LIKE 'continuum %'")
+            case "cut all":
+                self._cut("true")
+            case "restart":
+                self.did["restart of PostgreSQL"] += 1
+                self._server.restart()
+            case "crash":
+                self.did["crash of PostgreSQL"] += 1
+                self._server.restart("immediate")
+
+    def _cut(self, which: str) -> None:
+        with psycopg.connect(self._server.database_url("chaos"), autocommit=True) as connection:
+            cursor = connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity WHERE datname = 'chaos' "
+                f"AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND {which}) AS chosen"
+            )
+            self.did["backends terminated"] += cursor.rowcount

@@ -1,0 +1,107 @@
+"""One trial: clients, workers and a storm, then calm, then the questions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from django.db import connection
+from tqdm import tqdm
+
+from continuum.models import Run
+from continuum.testing.postgres import EmbeddedPostgres
+from tests.chaos import checks
+from tests.chaos.cluster import Cluster
+from tests.chaos.load import Client
+from tests.chaos.storm import Storm, actions, stops
+from tests.waiting_for import eventually
+
+__all__ = ["Trial"]
+
+CLIENTS = 2
+MOST_SHOWN = 25
+
+
+class Trial:
+    """Everything under one seed.
+
+    Args:
+        seed: of the storm and of the clients.
+        options: of the command line.
+        server: the server, with a database ``chaos`` that has the tables.
+        logs: directory for logs.
+    """
+
+    def __init__(self, seed: int, options: argparse.Namespace, server: EmbeddedPostgres, logs: Path) -> None:
+        self.seed, self.options, self.server, self.logs = seed, options, server, logs
+        self._began = time.monotonic()
+        self.seconds = options.minutes * 60
+        self.runs = options.runs or int(15 * self.seconds)
+        self._log = (logs / "actions.log").open("w")
+
+    def run(self) -> int:
+        """Carry it out; returns 1 if something that must hold does not."""
+        print(f"chaos with --seed {self.seed}, logs in {self.logs}", flush=True)
+        cluster = Cluster(self.logs, self.options.broken)
+        for _ in range(self.options.workers):
+            cluster.start()
+        clients = [
+            Client(f"c{n}", self.seed, self.runs // CLIENTS + (n < self.runs % CLIENTS), self.seconds * 0.95)
+            for n in range(CLIENTS)
+        ]
+        for client in clients:
+            client.start()
+        storm = Storm(cluster, self.server, self.options.workers, self._say)
+        plan = stops(self.seed) if self.options.broken else actions(self.seed)
+        with tqdm(total=round(self.seconds), unit="s", disable=not sys.stdout.isatty()) as bar:
+            began = time.monotonic()
+            storm.rage(plan, began + self.seconds, lambda: bar.update(int(time.monotonic() - began) - bar.n))
+        found = self._settle(storm, clients)
+        cluster.close()
+        connection.close()
+        stories = [story for client in clients for story in client.stories]
+        found += cluster.violations + checks.violations(stories)
+        found += [f"client {client.name} failed: {client.failure!r}" for client in clients if client.failure]
+        found += [what for client in clients for what in client.violations]
+        self._report(cluster, stories, found)
+        return 1 if found else 0
+
+    def _settle(self, storm: Storm, clients: list[Client]) -> list[str]:
+        self._say("calm")
+        storm.calm()
+        calm = time.monotonic()
+        try:
+            eventually(lambda: not any(client.is_alive() for client in clients), self.options.deadline)
+            connection.close()  # one of those that the storm has cut
+            eventually(checks.is_over, self.options.deadline)
+        except AssertionError as error:
+            connection.close()
+            return [f"{error}\n{checks.describe_stuck()}"]
+        finally:
+            self.calm_took = time.monotonic() - calm
+        return []
+
+    def _say(self, what: str) -> None:
+        print(f"{time.monotonic() - self._began:8.2f}  {what}", file=self._log, flush=True)
+
+    def _report(self, cluster: Cluster, stories: list, found: list[str]) -> None:
+        states = Counter(Run.objects.values_list("state", flat=True))
+        print(f"survived: {', '.join(f'{count} x {what}' for what, count in sorted(cluster.did.items()) if count)}")
+        print(
+            f"{len(stories)} runs started by clients; in the end {dict(states)}; "
+            f"over {self.calm_took:.1f} s after the calm"
+        )
+        events = Counter(dict(checks.rows("SELECT type, count(*) FROM continuum_events GROUP BY 1")))
+        print(f"{events.total()} events: {', '.join(f'{count} {kind}' for kind, count in events.most_common())}")
+        for what in found[:MOST_SHOWN]:
+            print(f"VIOLATION: {what}")
+        if len(found) > MOST_SHOWN:
+            print(f"and {len(found) - MOST_SHOWN} more")
+        if found:
+            print(
+                f"repeat with: python -m tests.chaos --seed {self.seed} --minutes {self.options.minutes:g} "
+                f"--workers {self.options.workers} --runs {self.runs}"
+            )
