@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from continuum.worker import journal, transactional
-from continuum.worker.node import _Session
+from continuum.worker.session import Session
 from continuum.worker.sql import load
 
 __all__ = ["PARTS", "break_fence"]
@@ -31,12 +31,12 @@ def break_fence(part: str) -> None:
 
 
 def _notice_late() -> None:
-    lost = _Session._on_lost
+    lost = Session._on_lost
 
-    def late(self: _Session, reason: str) -> None:
+    def late(self: Session, reason: str) -> None:
         asyncio.get_running_loop().call_later(LATE, lost, self, reason)
 
-    _Session._on_lost = late
+    Session._on_lost = late
 
 
 def _break_journal() -> None:

@@ -1,4 +1,4 @@
-"""The test project as chaos wants it: leases that end soon, queues with limits, no run parked for bad luck."""
+"""The test project as chaos wants it: leases that end soon, queues with limits."""
 
 from tests.settings import *  # noqa: F403
 
@@ -7,8 +7,6 @@ CONTINUUM = {
     "POLL_INTERVAL": 0.5,
     "DRAIN_TIMEOUT": 1,
     "ACTIVITY_THREADS": 6,
-    # Each death of a worker counts as a recovery of whatever it held; here that says nothing about the run.
-    "MAX_RECOVERIES": 10_000,
     "QUEUES": {"few": {"cluster_concurrency": 3}, "slowly": {"rate": (40, 1.0), "concurrency": 2}},
     "WORKFLOW_MODULES": ["tests.chaos.workflows"],
 }
