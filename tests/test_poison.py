@@ -14,7 +14,7 @@ from continuum.models import ActivityTask, InboxMessage, Run, Worker
 from continuum.worker.connections import connect
 from continuum.worker.journal import Journal
 from continuum.worker.leases import declare_dead
-from continuum.worker.outbox import write_outbox
+from continuum.worker.outbox_writing import write_outbox
 from continuum.worker.suspects import TRIAL, chances
 from tests.app import poison_workflows as flows, workflows
 from tests.app.models import Effect
