@@ -34,7 +34,9 @@ CLOSE_SECONDS = 5.0
 PROBE_SECONDS = 2.0
 # Where listening cannot work, this is how often it is tried again.
 RETRY_SECONDS = 30.0
-_PROBE = "probe:"
+# How often the session of a pooler is looked for that a LISTEN in vain was left with.
+UNLISTEN_TRIES = 5
+_PROBE = "continuum_probe_"
 
 
 def watch(alias: str, wake: Callable[[], None]) -> Watch:
@@ -176,7 +178,6 @@ class _Listener:
         """Listen until nobody waits any more, or the connection breaks; return a reason if nothing can be heard."""
         connection = connect_sync(self._alias, application_name="continuum waiting")
         try:
-            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(DONE_CHANNEL)))
             with selectors.DefaultSelector() as selector:
                 selector.register(connection.fileno(), selectors.EVENT_READ)
                 selector.register(self._read_end, selectors.EVENT_READ)
@@ -186,6 +187,7 @@ class _Listener:
                         'direct connection in CONTINUUM["LISTEN_DATABASE"] to hear at once of runs that have ended'
                     )
                 self._proven = True
+                connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(DONE_CHANNEL)))
                 backoff.reset()
                 self._set_listening(True)
                 while self._wanted():
@@ -198,26 +200,35 @@ class _Listener:
 
     def _probe(self, connection: psycopg.Connection[Any], selector: selectors.BaseSelector) -> bool:
         """Send a hint from another session and see whether it arrives: behind some poolers LISTEN works in vain."""
+        # To a channel nobody speaks on again: a session of such a pooler listens for ever,
+        # until it is found and told to stop.
         nonce = _PROBE + uuid.uuid4().hex
+        channel = sql.Identifier(nonce)
+        with connection.transaction():
+            connection.execute(sql.SQL("LISTEN {}").format(channel))
+            session = _session_of(connection)
         with connect_sync(self._alias, application_name="continuum waiting (probe)") as other:
-            other.execute(load("client_hints"), {"channels": [DONE_CHANNEL], "payloads": [nonce]})
+            other.execute(load("client_hints"), {"channels": [nonce], "payloads": [""]})
         deadline = time.monotonic() + PROBE_SECONDS
-        while self._heard_probe != nonce:
-            left = deadline - time.monotonic()
-            if left <= 0 or self._closed:
-                return False
+        while self._heard_probe != nonce and not self._closed and (left := deadline - time.monotonic()) > 0:
             selector.select(left)
             self._hear(connection)
-        return True
+        heard = self._heard_probe == nonce
+        for _ in range(UNLISTEN_TRIES):
+            with connection.transaction():
+                connection.execute(sql.SQL("UNLISTEN {}").format(channel))
+                if _session_of(connection) == session:
+                    break
+        return heard
 
     def _hear(self, connection: psycopg.Connection[Any]) -> None:
         """Take everything that has arrived, and wake whom it concerns."""
         pgconn = connection.pgconn
         pgconn.consume_input()
         while notify := pgconn.notifies():
-            payload = notify.extra.decode(errors="replace")
-            if payload.startswith(_PROBE):
-                self._heard_probe = payload
+            channel, payload = notify.relname.decode(), notify.extra.decode(errors="replace")
+            if channel.startswith(_PROBE):
+                self._heard_probe = channel
             elif not payload:
                 self._wake(None)
             else:
@@ -239,6 +250,13 @@ class _Listener:
         with selectors.DefaultSelector() as selector:
             selector.register(self._read_end, selectors.EVENT_READ)
             selector.select(seconds)
+
+
+def _session_of(connection: psycopg.Connection[Any]) -> int:
+    """Return which of the server's sessions the connection has at present."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    assert row is not None
+    return row[0]
 
 
 _lock = threading.Lock()
