@@ -21,7 +21,7 @@ from psycopg import sql
 
 from continuum.conf import settings as continuum_settings
 from continuum.hints import database_key, idle_seconds
-from continuum.worker.connections import Backoff, connect_sync
+from continuum.worker.connections import Backoff, connect_sync, lends_sessions_sync
 from continuum.worker.sql import load
 from continuum.worker.wakes import DONE_CHANNEL
 
@@ -34,8 +34,6 @@ CLOSE_SECONDS = 5.0
 PROBE_SECONDS = 2.0
 # Where listening cannot work, this is how often it is tried again.
 RETRY_SECONDS = 30.0
-# How often the session of a pooler is looked for that a LISTEN in vain was left with.
-UNLISTEN_TRIES = 5
 _PROBE = "continuum_probe_"
 
 
@@ -200,26 +198,20 @@ class _Listener:
 
     def _probe(self, connection: psycopg.Connection[Any], selector: selectors.BaseSelector) -> bool:
         """Send a hint from another session and see whether it arrives: behind some poolers LISTEN works in vain."""
-        # To a channel nobody speaks on again: a session of such a pooler listens for ever,
-        # until it is found and told to stop.
         nonce = _PROBE + uuid.uuid4().hex
         channel = sql.Identifier(nonce)
-        with connection.transaction():
-            connection.execute(sql.SQL("LISTEN {}").format(channel))
-            session = _session_of(connection)
         with connect_sync(self._alias, application_name="continuum waiting (probe)") as other:
+            # It would be a session of the pooler's that listens, for ever: not before that is ruled out.
+            if lends_sessions_sync(connection, other):
+                return False
+            connection.execute(sql.SQL("LISTEN {}").format(channel))
             other.execute(load("client_hints"), {"channels": [nonce], "payloads": [""]})
         deadline = time.monotonic() + PROBE_SECONDS
         while self._heard_probe != nonce and not self._closed and (left := deadline - time.monotonic()) > 0:
             selector.select(left)
             self._hear(connection)
-        heard = self._heard_probe == nonce
-        for _ in range(UNLISTEN_TRIES):
-            with connection.transaction():
-                connection.execute(sql.SQL("UNLISTEN {}").format(channel))
-                if _session_of(connection) == session:
-                    break
-        return heard
+        connection.execute(sql.SQL("UNLISTEN {}").format(channel))
+        return self._heard_probe == nonce
 
     def _hear(self, connection: psycopg.Connection[Any]) -> None:
         """Take everything that has arrived, and wake whom it concerns."""
@@ -250,13 +242,6 @@ class _Listener:
         with selectors.DefaultSelector() as selector:
             selector.register(self._read_end, selectors.EVENT_READ)
             selector.select(seconds)
-
-
-def _session_of(connection: psycopg.Connection[Any]) -> int:
-    """Return which of the server's sessions the connection has at present."""
-    row = connection.execute("SELECT pg_backend_pid()").fetchone()
-    assert row is not None
-    return row[0]
 
 
 _lock = threading.Lock()

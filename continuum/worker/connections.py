@@ -15,7 +15,17 @@ from typing import Any
 import psycopg
 from django.db import connections
 
-__all__ = ["Backoff", "brief", "connect", "connect_sync", "connection_parameters", "is_pooled", "session_settings"]
+__all__ = [
+    "Backoff",
+    "brief",
+    "connect",
+    "connect_sync",
+    "connection_parameters",
+    "is_pooled",
+    "lends_sessions",
+    "lends_sessions_sync",
+    "session_settings",
+]
 
 logger = logging.getLogger("continuum.worker")
 
@@ -44,6 +54,10 @@ _DEFAULTS = {
 }
 
 _IDLE_IN_TRANSACTION_TIMEOUT = "60s"
+
+# How often two connections are compared: a busy pooler may give them different sessions, now and then the same ones.
+_LOOKS = 10
+_SESSION = "SELECT pg_backend_pid()"
 
 # Aliases found to be behind a pooler: said once in each process.
 _found_pooled: set[str] = set()
@@ -183,6 +197,36 @@ class _Plan:
                 "say so with DISABLE_SERVER_SIDE_CURSORS",
                 self.alias,
             )
+
+
+async def lends_sessions(connection: psycopg.AsyncConnection[Any], other: psycopg.AsyncConnection[Any]) -> bool:
+    """Return whether these connections to one alias get a session of a pooler's for each transaction only.
+
+    False where it does not show, as behind a pooler that gives each client a session for as long as it stays.
+    """
+    for _ in range(_LOOKS):
+        pids = [await _session(each) for each in (connection, other, connection)]
+        if pids[0] == connection.info.backend_pid:
+            return False
+        if pids[0] == pids[1] or pids[0] != pids[2]:
+            return True
+    return False
+
+
+def lends_sessions_sync(connection: psycopg.Connection[Any], other: psycopg.Connection[Any]) -> bool:
+    """``lends_sessions`` for a thread."""
+    for _ in range(_LOOKS):
+        pids = [each.execute(_SESSION).fetchone() for each in (connection, other, connection)]
+        if pids[0] == (connection.info.backend_pid,):
+            return False
+        if pids[0] == pids[1] or pids[0] != pids[2]:
+            return True
+    return False
+
+
+async def _session(connection: psycopg.AsyncConnection[Any]) -> Any:
+    row = await (await connection.execute(_SESSION)).fetchone()
+    return row and row[0]
 
 
 def brief(error: BaseException) -> str:

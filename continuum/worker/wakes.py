@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from continuum.worker.connections import Backoff, brief, connect
+from continuum.worker.connections import Backoff, brief, connect, lends_sessions
 from continuum.worker.leases import LOCK_CLASS
 from continuum.worker.sql import load
 
@@ -36,8 +36,6 @@ RETRY_LISTENING = 30.0
 RETRY_LOCK = 1.0
 # A connection that lasted so long was a good one.
 STEADY = 1.0
-# How often the session of a pooler is looked for that a LISTEN in vain was left with.
-UNLISTEN_TRIES = 5
 _PROBE = "continuum_probe_"
 
 
@@ -152,15 +150,15 @@ class Listener:
 
     async def _probe(self, connection: psycopg.AsyncConnection[Any]) -> bool:
         """Send a hint from another session and see whether it comes back through this one."""
-        # Behind a transaction pooler even LISTEN succeeds: it is the answer that never comes. A session of the pooler's
-        # then listens for ever, so to a channel nobody speaks on again, until it is found and told to stop.
         nonce = _PROBE + uuid.uuid4().hex
         channel = sql.Identifier(nonce)
-        async with connection.transaction():
-            await connection.execute(sql.SQL("LISTEN {}").format(channel))
-            session = await _session_of(connection)
         other = await connect(self.alias, application_name=f"continuum probe {self.worker_id}", prepare=False)
         try:
+            # Behind a transaction pooler even LISTEN succeeds: it is the answer that never comes. And it would be a
+            # session of the pooler's that listens, for ever; so not before this is ruled out as far as can be seen.
+            if await lends_sessions(connection, other):
+                return False
+            await connection.execute(sql.SQL("LISTEN {}").format(channel))
             await other.execute("SELECT pg_notify(%s, '')", (nonce,))
         finally:
             await other.close()
@@ -168,13 +166,8 @@ class Listener:
         while self._heard_probe != nonce and (left := deadline - time.monotonic()) > 0:
             await _readable(connection, left)
             self._drain(connection)
-        heard = self._heard_probe == nonce
-        for _ in range(UNLISTEN_TRIES):
-            async with connection.transaction():
-                await connection.execute(sql.SQL("UNLISTEN {}").format(channel))
-                if await _session_of(connection) == session:
-                    break
-        return heard
+        await connection.execute(sql.SQL("UNLISTEN {}").format(channel))
+        return self._heard_probe == nonce
 
     async def _lock(self, connection: psycopg.AsyncConnection[Any]) -> bool:
         cursor = await connection.execute(load("worker_lock"), {"lock_class": LOCK_CLASS, "worker": self.worker_id})
@@ -317,13 +310,6 @@ def _chunks(ids: dict[UUID, None] | None) -> Iterator[str]:
     digits = [run_id.hex for run_id in ids]
     for start in range(0, len(digits), IDS_PER_PAYLOAD):
         yield ",".join(digits[start : start + IDS_PER_PAYLOAD])
-
-
-async def _session_of(connection: psycopg.AsyncConnection[Any]) -> int:
-    """Return which of the server's sessions the connection has at present."""
-    row = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
-    assert row is not None
-    return row[0]
 
 
 async def _readable(connection: psycopg.AsyncConnection[Any], timeout: float | None) -> None:
