@@ -21,7 +21,7 @@ from psycopg import sql
 
 from continuum.conf import settings as continuum_settings
 from continuum.hints import database_key, idle_seconds
-from continuum.worker.connections import Backoff, connect_sync
+from continuum.worker.connections import Backoff, connect_sync, lends_sessions_sync
 from continuum.worker.sql import load
 from continuum.worker.wakes import DONE_CHANNEL
 
@@ -34,7 +34,7 @@ CLOSE_SECONDS = 5.0
 PROBE_SECONDS = 2.0
 # Where listening cannot work, this is how often it is tried again.
 RETRY_SECONDS = 30.0
-_PROBE = "probe:"
+_PROBE = "continuum_probe_"
 
 
 def watch(alias: str, wake: Callable[[], None]) -> Watch:
@@ -176,7 +176,6 @@ class _Listener:
         """Listen until nobody waits any more, or the connection breaks; return a reason if nothing can be heard."""
         connection = connect_sync(self._alias, application_name="continuum waiting")
         try:
-            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(DONE_CHANNEL)))
             with selectors.DefaultSelector() as selector:
                 selector.register(connection.fileno(), selectors.EVENT_READ)
                 selector.register(self._read_end, selectors.EVENT_READ)
@@ -186,6 +185,7 @@ class _Listener:
                         'direct connection in CONTINUUM["LISTEN_DATABASE"] to hear at once of runs that have ended'
                     )
                 self._proven = True
+                connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(DONE_CHANNEL)))
                 backoff.reset()
                 self._set_listening(True)
                 while self._wanted():
@@ -199,25 +199,28 @@ class _Listener:
     def _probe(self, connection: psycopg.Connection[Any], selector: selectors.BaseSelector) -> bool:
         """Send a hint from another session and see whether it arrives: behind some poolers LISTEN works in vain."""
         nonce = _PROBE + uuid.uuid4().hex
+        channel = sql.Identifier(nonce)
         with connect_sync(self._alias, application_name="continuum waiting (probe)") as other:
-            other.execute(load("client_hints"), {"channels": [DONE_CHANNEL], "payloads": [nonce]})
-        deadline = time.monotonic() + PROBE_SECONDS
-        while self._heard_probe != nonce:
-            left = deadline - time.monotonic()
-            if left <= 0 or self._closed:
+            # It would be a session of the pooler's that listens, for ever: not before that is ruled out.
+            if lends_sessions_sync(connection, other):
                 return False
+            connection.execute(sql.SQL("LISTEN {}").format(channel))
+            other.execute(load("client_hints"), {"channels": [nonce], "payloads": [""]})
+        deadline = time.monotonic() + PROBE_SECONDS
+        while self._heard_probe != nonce and not self._closed and (left := deadline - time.monotonic()) > 0:
             selector.select(left)
             self._hear(connection)
-        return True
+        connection.execute(sql.SQL("UNLISTEN {}").format(channel))
+        return self._heard_probe == nonce
 
     def _hear(self, connection: psycopg.Connection[Any]) -> None:
         """Take everything that has arrived, and wake whom it concerns."""
         pgconn = connection.pgconn
         pgconn.consume_input()
         while notify := pgconn.notifies():
-            payload = notify.extra.decode(errors="replace")
-            if payload.startswith(_PROBE):
-                self._heard_probe = payload
+            channel, payload = notify.relname.decode(), notify.extra.decode(errors="replace")
+            if channel.startswith(_PROBE):
+                self._heard_probe = channel
             elif not payload:
                 self._wake(None)
             else:

@@ -50,7 +50,7 @@ def assert_sound():
         cursor.execute(
             "SELECT r.id, count(e.seq), max(e.seq) = (SELECT max(seq) FROM continuum_events l WHERE l.run_id = r.id) "
             "FROM continuum_runs r LEFT JOIN continuum_events e ON e.run_id = r.id "
-            "AND e.type IN ('run_completed', 'run_failed', 'run_cancelled') "
+            "AND e.type IN ('run_completed', 'run_failed', 'run_cancelled', 'run_continued') "
             "WHERE r.state IN ('completed', 'failed', 'cancelled') GROUP BY r.id"
         )
         assert [row for row in cursor.fetchall() if row[1:] != (1, True)] == [], "not exactly one end"

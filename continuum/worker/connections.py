@@ -7,6 +7,7 @@ asynchronous, prepare their statements, and notice a dead server soon.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,19 @@ from typing import Any
 import psycopg
 from django.db import connections
 
-__all__ = ["Backoff", "brief", "connect", "connect_sync", "connection_parameters", "is_pooled", "session_settings"]
+__all__ = [
+    "Backoff",
+    "brief",
+    "connect",
+    "connect_sync",
+    "connection_parameters",
+    "is_pooled",
+    "lends_sessions",
+    "lends_sessions_sync",
+    "session_settings",
+]
+
+logger = logging.getLogger("continuum.worker")
 
 # What Django puts among the connection parameters and psycopg's default serves better: Django's cursors and adapters.
 # The rest are options of Django's, not of libpq's; its own backend takes them out, a third-party one may not.
@@ -42,6 +55,13 @@ _DEFAULTS = {
 
 _IDLE_IN_TRANSACTION_TIMEOUT = "60s"
 
+# How often two connections are compared: a busy pooler may give them different sessions, now and then the same ones.
+_LOOKS = 10
+_SESSION = "SELECT pg_backend_pid()"
+
+# Aliases found to be behind a pooler: said once in each process.
+_found_pooled: set[str] = set()
+
 
 def connection_parameters(alias: str) -> dict[str, Any]:
     """Return what ``psycopg.connect`` needs to reach the database ``alias``, without Django-only options.
@@ -68,20 +88,23 @@ def is_pooled(alias: str) -> bool:
 
 
 def session_settings(alias: str) -> dict[str, str]:
-    """Return the server settings a session on ``alias`` begins with.
+    """Return the server settings every session on ``alias`` begins with, those which Django sets as well.
 
-    They are set by a statement, since poolers refuse settings in the startup packet. Behind a transaction pooler they
-    would stick to sessions of others: there only those are set which Django sets as well.
+    They are set by a statement, since poolers refuse settings in the startup packet.
     """
     settings = {"TimeZone": "UTC"}
     if role := connections[alias].settings_dict["OPTIONS"].get("assume_role"):
         settings["role"] = role
-    if not is_pooled(alias):
-        # A worker that dies in a transaction must not hold locks that the survivors need for ever.
-        settings["idle_in_transaction_session_timeout"] = _IDLE_IN_TRANSACTION_TIMEOUT
-        # Each statement must see what was committed before it, whatever default the database has been given.
-        settings["default_transaction_isolation"] = "read committed"
     return settings
+
+
+# What is set as well where the session is our own: behind a transaction pooler it would stick to sessions of others.
+_OWN_SETTINGS = {
+    # A worker that dies in a transaction must not hold locks that the survivors need for ever.
+    "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_TIMEOUT,
+    # Each statement must see what was committed before it, whatever default the database has been given.
+    "default_transaction_isolation": "read committed",
+}
 
 
 async def connect(
@@ -99,12 +122,13 @@ async def connect(
         psycopg.Error: the server cannot be reached, or refuses.
     """
     # Building the parameters may ask a token service; it is rare enough to be worth a thread.
-    parameters, settings, threshold = await asyncio.to_thread(_plan, alias, prepare, session)
+    plan = await asyncio.to_thread(_Plan, alias, prepare, session)
     connection = await psycopg.AsyncConnection.connect(
-        **parameters, application_name=application_name, autocommit=True, prepare_threshold=threshold
+        **plan.parameters, application_name=application_name, autocommit=True, prepare_threshold=plan.threshold
     )
     try:
-        await connection.execute(*_set(settings), prepare=False)
+        cursor = await connection.execute(*plan.opening(connection), prepare=False)
+        plan.opened(connection, await cursor.fetchone())
     except BaseException:
         await connection.close()
         raise
@@ -115,35 +139,94 @@ def connect_sync(
     alias: str, *, application_name: str, prepare: bool = False, session: Mapping[str, str] | None = None
 ) -> psycopg.Connection[Any]:
     """``connect`` for a thread."""
-    parameters, settings, threshold = _plan(alias, prepare, session)
+    plan = _Plan(alias, prepare, session)
     connection = psycopg.connect(
-        **parameters, application_name=application_name, autocommit=True, prepare_threshold=threshold
+        **plan.parameters, application_name=application_name, autocommit=True, prepare_threshold=plan.threshold
     )
     try:
-        connection.execute(*_set(settings), prepare=False)
+        plan.opened(connection, connection.execute(*plan.opening(connection), prepare=False).fetchone())
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _plan(
-    alias: str, prepare: bool, session: Mapping[str, str] | None
-) -> tuple[dict[str, Any], dict[str, str], int | None]:
-    parameters = connection_parameters(alias)
-    parameters.pop("application_name", None)
-    options = connections[alias].settings_dict["OPTIONS"]
-    # Older poolers lose prepared statements between transactions; a threshold in OPTIONS says that this one does not.
-    default = None if is_pooled(alias) else 2
-    threshold = options.get("prepare_threshold", default) if prepare else None
-    # Behind a pooler, settings would stay behind for the sessions of others.
-    own = {} if session is None or is_pooled(alias) else session
-    return parameters, {**session_settings(alias), **own}, threshold
+class _Plan:
+    """How to open a connection.
+
+    A project need not say that there is a pooler: the process id a server gives at the start is that of the session's
+    process, and a pooler, whose client may get another session each time, makes one up.
+    """
+
+    def __init__(self, alias: str, prepare: bool, session: Mapping[str, str] | None) -> None:
+        self.alias = alias
+        self.parameters = connection_parameters(alias)
+        self.parameters.pop("application_name", None)
+        self._pooled = is_pooled(alias)
+        options = connections[alias].settings_dict["OPTIONS"]
+        # Older poolers lose prepared statements between transactions; a threshold in OPTIONS says that this one does
+        # not.
+        self._insists = "prepare_threshold" in options
+        default = None if self._pooled else 2
+        self.threshold: int | None = options.get("prepare_threshold", default) if prepare else None
+        self._settings = session_settings(alias)
+        self._own = {} if self._pooled else {**_OWN_SETTINGS, **(session or {})}
+
+    def opening(self, connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> tuple[str, list[Any]]:
+        """Return the first statement: it tells whether the session is our own, and sets what may be set."""
+        pid = connection.info.backend_pid
+        calls = ["pg_backend_pid() = %s", *["set_config(%s, %s, false)"] * len(self._settings)]
+        # One statement, so that what it finds out still holds when it sets.
+        calls += ["CASE WHEN pg_backend_pid() = %s THEN set_config(%s, %s, false) END"] * len(self._own)
+        parameters = [pid, *(word for item in self._settings.items() for word in item)]
+        parameters += [word for name, value in self._own.items() for word in (pid, name, value)]
+        return f"SELECT {', '.join(calls)}", parameters
+
+    def opened(
+        self, connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any], row: tuple[Any, ...] | None
+    ) -> None:
+        """Take notice of the answer."""
+        if row is None or row[0] or self._pooled:
+            return
+        if not self._insists:
+            connection.prepare_threshold = None
+        if self.alias not in _found_pooled:
+            _found_pooled.add(self.alias)
+            logger.info(
+                "database %r is behind a connection pooler: statements are not prepared, sessions not configured; "
+                "say so with DISABLE_SERVER_SIDE_CURSORS",
+                self.alias,
+            )
 
 
-def _set(settings: Mapping[str, str]) -> tuple[str, list[str]]:
-    calls = ", ".join("set_config(%s, %s, false)" for _ in settings)
-    return f"SELECT {calls}", [word for item in settings.items() for word in item]
+async def lends_sessions(connection: psycopg.AsyncConnection[Any], other: psycopg.AsyncConnection[Any]) -> bool:
+    """Return whether these connections to one alias get a session of a pooler's for each transaction only.
+
+    False where it does not show, as behind a pooler that gives each client a session for as long as it stays.
+    """
+    for _ in range(_LOOKS):
+        pids = [await _session(each) for each in (connection, other, connection)]
+        if pids[0] == connection.info.backend_pid:
+            return False
+        if pids[0] == pids[1] or pids[0] != pids[2]:
+            return True
+    return False
+
+
+def lends_sessions_sync(connection: psycopg.Connection[Any], other: psycopg.Connection[Any]) -> bool:
+    """``lends_sessions`` for a thread."""
+    for _ in range(_LOOKS):
+        pids = [each.execute(_SESSION).fetchone() for each in (connection, other, connection)]
+        if pids[0] == (connection.info.backend_pid,):
+            return False
+        if pids[0] == pids[1] or pids[0] != pids[2]:
+            return True
+    return False
+
+
+async def _session(connection: psycopg.AsyncConnection[Any]) -> Any:
+    row = await (await connection.execute(_SESSION)).fetchone()
+    return row and row[0]
 
 
 def brief(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from continuum.worker.connections import Backoff, brief, connect
+from continuum.worker.connections import Backoff, brief, connect, lends_sessions
 from continuum.worker.leases import LOCK_CLASS
 from continuum.worker.sql import load
 
@@ -36,7 +36,7 @@ RETRY_LISTENING = 30.0
 RETRY_LOCK = 1.0
 # A connection that lasted so long was a good one.
 STEADY = 1.0
-_PROBE = "probe:"
+_PROBE = "continuum_probe_"
 
 
 def worker_channel(worker_id: int) -> str:
@@ -126,14 +126,14 @@ class Listener:
             # On a connection known to be direct the lock comes first, before others miss it.
             locked = self._proven and await self._lock(connection)
             connection.add_notify_handler(lambda notify: self._hear(notify.channel, notify.payload))
-            for channel in (READY_CHANNEL, MAIL_CHANNEL, TASKS_CHANNEL, self._channel):
-                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             if not self._proven and not await self._probe(connection):
                 return (
                     f"database {self.alias!r} does not deliver notifications (a transaction pooler?): name a direct "
                     'connection in CONTINUUM["LISTEN_DATABASE"] for instant wake-ups'
                 )
             self._proven = True
+            for channel in (READY_CHANNEL, MAIL_CHANNEL, TASKS_CHANNEL, self._channel):
+                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             logger.info("news arrives by notification on %r", self.alias)
             self.listening = True
             self._settled.set()
@@ -150,21 +150,24 @@ class Listener:
 
     async def _probe(self, connection: psycopg.AsyncConnection[Any]) -> bool:
         """Send a hint from another session and see whether it comes back through this one."""
-        # Behind a transaction pooler even LISTEN succeeds: it is the answer that never comes.
         nonce = _PROBE + uuid.uuid4().hex
+        channel = sql.Identifier(nonce)
         other = await connect(self.alias, application_name=f"continuum probe {self.worker_id}", prepare=False)
         try:
-            await other.execute("SELECT pg_notify(%s, %s)", (self._channel, nonce))
+            # Behind a transaction pooler even LISTEN succeeds: it is the answer that never comes. And it would be a
+            # session of the pooler's that listens, for ever; so not before this is ruled out as far as can be seen.
+            if await lends_sessions(connection, other):
+                return False
+            await connection.execute(sql.SQL("LISTEN {}").format(channel))
+            await other.execute("SELECT pg_notify(%s, '')", (nonce,))
         finally:
             await other.close()
         deadline = time.monotonic() + PROBE_TIMEOUT
-        while self._heard_probe != nonce:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
+        while self._heard_probe != nonce and (left := deadline - time.monotonic()) > 0:
             await _readable(connection, left)
             self._drain(connection)
-        return True
+        await connection.execute(sql.SQL("UNLISTEN {}").format(channel))
+        return self._heard_probe == nonce
 
     async def _lock(self, connection: psycopg.AsyncConnection[Any]) -> bool:
         cursor = await connection.execute(load("worker_lock"), {"lock_class": LOCK_CLASS, "worker": self.worker_id})
@@ -186,10 +189,9 @@ class Listener:
             self._heard_ready = True
         elif channel == TASKS_CHANNEL:
             self._heard_tasks = True
+        elif channel.startswith(_PROBE):
+            self._heard_probe = channel
         elif channel in (MAIL_CHANNEL, self._channel):
-            if payload.startswith(_PROBE):
-                self._heard_probe = payload
-                return
             try:
                 for digits in payload.split(","):
                     self._heard_runs[UUID(digits)] = None
