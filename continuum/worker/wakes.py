@@ -135,6 +135,8 @@ class Listener:
             for channel in (READY_CHANNEL, MAIL_CHANNEL, TASKS_CHANNEL, self._channel):
                 await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             logger.info("news arrives by notification on %r", self.alias)
+            # Before any run is claimed: the death of a node without the lock is noticed at the end of its lease only.
+            locked = locked or await self._lock(connection)
             self.listening = True
             self._settled.set()
             self._on_reconnect()
