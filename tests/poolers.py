@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -113,20 +114,23 @@ class LossyWire:
 
     Args:
         database: the entry of ``DATABASES`` that it leads to.
-        every: it is one in so many answers that is lost, of each purpose; none at 0.
+        every: it is one in so many answers that is lost, of each purpose.
+        purposes: which: middle words of the connections' application names, or "django".
+        seed: of the choice.
         calm: so many answers pass at the beginning of each connection, so that there is progress.
 
     Attributes:
-        lost: how many answers were lost, by purpose: the middle word of the connection's application name.
+        lost: how many answers were lost, by purpose.
     """
 
-    def __init__(self, database: dict[str, Any], *, every: int, calm: int = 2) -> None:
+    def __init__(self, database: dict[str, Any], *, every: int, purposes: set[str], seed: int, calm: int = 2) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="continuum-wire-"))
         self.url = url_of(through(database, self.directory, PORT))
         self.every = every
+        self.purposes = purposes
         self.calm = calm
         self.lost: Counter[str] = Counter()
-        self._passed: Counter[str] = Counter()
+        self._chance = random.Random(seed)
         self._address = address_of(database)
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(self.directory / f".s.PGSQL.{PORT}"))
@@ -199,10 +203,10 @@ class LossyWire:
                 await writer.drain()
 
     def _loses(self, purpose: str) -> bool:
-        if not self.every:
+        if purpose not in self.purposes:
             return False
-        self._passed[purpose] += 1
-        if self._passed[purpose] % self.every:
+        # By chance: what is lost in step with the client's own rhythm would hit the same statement for ever.
+        if self._chance.random() * self.every >= 1:
             return False
         self.lost[purpose] += 1
         return True

@@ -6,7 +6,7 @@ from tests.settings import *  # noqa: F403
 from tests.settings import DATABASES, env
 
 CONTINUUM = {
-    "WORKFLOW_MODULES": ["tests.app.everything_workflows"],
+    "WORKFLOW_MODULES": ["tests.app.everything_workflows", "tests.app.trouble_workflows"],
     "LEASE_TTL": float(os.environ.get("LEASE_TTL", "30")),
 }
 if os.environ.get("POOLER_DECLARED") == "1":

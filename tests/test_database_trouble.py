@@ -1,0 +1,142 @@
+"""The database goes away under load: real workers reconnect, finish everything, and nobody is declared dead."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.management import call_command
+from django.db import connection, connections
+
+import continuum
+from continuum import hints, listening
+from continuum.models import ActivityTask, HistoryEvent, Run, Worker
+from tests.app.models import Effect
+from tests.app.trouble_workflows import weathers
+from tests.conftest import url_of
+from tests.poolers import LossyWire
+from tests.test_cluster import TERMINAL, assert_sound, start_worker  # noqa: F401
+from tests.waiting_for import eventually
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.cluster]
+
+SETTINGS = ("--settings", "tests.settings_pooled")  # for their workflow modules
+KEYS = 3  # shared by all runs
+# The journal, claims of runs and of tasks, what came of tasks, keys, and the transactions of activities.
+PURPOSES = {"journal", "claims", "tasks", "outcomes", "attempts", "django"}
+
+
+def start_load(count):
+    runs = []
+    for n in range(count):
+        run = continuum.start(weathers, f"r{n}", f"k{n % KEYS}")
+        for word in ("one", "two"):
+            continuum.signal(run, "answer", word)
+        runs.append(run)
+    return runs
+
+
+def check(runs):
+    """Everything is finished; what was to happen once has happened once, what was sent has arrived once."""
+    common = {}
+    for n, run in enumerate(runs):
+        first, second = continuum.result(run, timeout=60)
+        assert (first[:3], second[:3]) == ([6, 3, "one"], [6, 3, "two"])
+        common.setdefault(n % KEYS, set()).update((first[3], second[3]))
+    assert all(len(results) == 1 for results in common.values()), "a key had two results"
+    eventually(lambda: not Run.objects.exclude(state__in=TERMINAL).exists())
+    assert not Run.objects.exclude(state="completed").exists()
+    # One more of each would be a doubled run: two rounds, each with a child.
+    assert Run.objects.count() == 4 * len(runs)
+    once = list(Effect.objects.filter(key__endswith=":once").values_list("key", flat=True))
+    assert len(once) == len(set(once)) == 4 * len(runs) + min(KEYS, len(runs))
+    eventually(lambda: not ActivityTask.objects.exists())
+    assert_sound()
+
+
+def assert_nobody_was_declared_dead(crew):
+    for worker in crew:
+        assert worker.process.poll() is None
+        assert "declared dead" not in worker.output
+        assert "coming back as a new worker" not in worker.output
+    assert list(Worker.objects.values_list("state", flat=True)) == ["alive"] * len(crew)
+
+
+@pytest.fixture
+def own_server(start_postgres, request, monkeypatch):
+    """A server of the test's own that keeps what it has acknowledged; the test's connection leads there."""
+    server = start_postgres(fsync="off", max_connections=100, shared_buffers="64MB")
+    connection.close()
+    for name, value in ({"OPTIONS": {}} | server.django_database()).items():
+        monkeypatch.setitem(connection.settings_dict, name, value)
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    request.getfixturevalue("subprocess_environment")["DATABASE_URL"] = url_of(connection.settings_dict)
+    yield server
+    hints.close_all()
+    listening.close_all()
+    connection.close()
+
+
+class TestRestart:
+    def test_runs_go_on_and_nobody_is_declared_dead(self, own_server, start_worker):  # noqa: F811
+        crew = [start_worker(*SETTINGS), start_worker(*SETTINGS)]
+        eventually(lambda: Worker.objects.filter(session_lock=True).count() == 2, 30)
+        runs = []
+        for mode in ("fast", "immediate"):
+            runs += start_load(20) if not runs else []
+            seen = HistoryEvent.objects.count()
+            eventually(lambda seen=seen: HistoryEvent.objects.count() > seen + 60, 30)
+            own_server.restart(mode)
+            connection.close()
+        assert Run.objects.exclude(state__in=TERMINAL).exists(), "all was done before the restart"
+        check(runs)
+        assert_nobody_was_declared_dead(crew)
+        # The locks are theirs again: from here on a death is noticed at once, as before.
+        with connection.cursor() as cursor:
+
+            def held():
+                cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted")
+                return cursor.fetchone() == (2,)
+
+            eventually(held)
+
+
+class TestTerminatedConnections:
+    def test_runs_go_on_when_every_connection_is_ended_again_and_again(self, start_worker):  # noqa: F811
+        crew = [start_worker(*SETTINGS), start_worker(*SETTINGS)]
+        eventually(lambda: Worker.objects.filter(session_lock=True).count() == 2, 30)
+        runs = start_load(25)
+        ended = 0
+        for _ in range(6):
+            seen = HistoryEvent.objects.count()
+            eventually(lambda seen=seen: HistoryEvent.objects.count() > seen + 50, 30)
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                ended += cursor.fetchone()[0]
+        assert ended > 60
+        check(runs)
+        assert_nobody_was_declared_dead(crew)
+
+
+class TestLostAcknowledgements:
+    @pytest.mark.parametrize("every", [12, 25])
+    def test_what_was_committed_without_an_answer_is_neither_lost_nor_doubled(
+        self,
+        start_worker,  # noqa: F811
+        subprocess_environment,
+        every,
+    ):
+        wire = LossyWire(connections["default"].settings_dict, every=every, purposes=PURPOSES, seed=every)
+        try:
+            subprocess_environment["DATABASE_URL"] = wire.url
+            crew = [start_worker(*SETTINGS), start_worker(*SETTINGS)]
+            runs = start_load(12)
+            check(runs)
+            lost = dict(wire.lost)
+            print(f"one answer in {every} lost: {lost}")
+            assert lost.keys() >= {"journal", "claims", "tasks"}
+        finally:
+            for worker in crew:
+                worker.close()
+            wire.close()
