@@ -1,4 +1,8 @@
-"""The database goes away under load: real workers reconnect, finish everything, and nobody is declared dead."""
+"""The database goes away under load: real workers reconnect, finish everything, and nobody is declared dead.
+
+Not collected with the others but run by name, ``pytest tests/database_trouble.py``: about one time in twenty, under
+load, a run stands still for a long time after every connection was ended, and it is not known why yet.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,11 @@ def check(runs):
     """Everything is finished; what was to happen once has happened once, what was sent has arrived once."""
     common = {}
     for n, run in enumerate(runs):
-        first, second = continuum.result(run, timeout=60)
+        try:
+            first, second = continuum.result(run, timeout=60)
+        except TimeoutError:
+            tell_what_stands_still()
+            raise
         assert (first[:3], second[:3]) == ([6, 3, "one"], [6, 3, "two"])
         common.setdefault(n % KEYS, set()).update((first[3], second[3]))
     assert all(len(results) == 1 for results in common.values()), "a key had two results"
@@ -50,6 +58,23 @@ def check(runs):
     assert len(once) == len(set(once)) == 4 * len(runs) + min(KEYS, len(runs))
     eventually(lambda: not ActivityTask.objects.exists())
     assert_sound()
+
+
+def tell_what_stands_still():
+    """Print the rows of what has not ended, for whoever looks for the reason."""
+    queries = (
+        "SELECT id, workflow, state, owner_id, lease_token, next_wakeup_at, waiting_on::text, error::text "
+        "FROM continuum_runs WHERE state NOT IN ('completed', 'failed', 'cancelled')",
+        "SELECT run_id, id, kind, name, command_id, payload::text FROM continuum_inbox WHERE consumed_at IS NULL",
+        "SELECT run_id, command_id, activity, queue, state, attempt, due_at, owner_id FROM continuum_activity_tasks",
+        "SELECT run_id, idempotency_key, result::text FROM continuum_activity_results WHERE kind = 'activity_key'",
+        "SELECT id, state, heartbeat_at, session_lock FROM continuum_workers",
+        "SELECT pid, application_name, state, wait_event, query FROM pg_stat_activity",
+    )
+    with connection.cursor() as cursor:
+        for query in queries:
+            cursor.execute(query)
+            print(query, *cursor.fetchall(), sep="\n    ")
 
 
 def assert_nobody_was_declared_dead(crew):
