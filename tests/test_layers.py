@@ -30,6 +30,7 @@ LAYERS = [
         "continuum.hints",
         "continuum.listening",
         "continuum.reopening",
+        "continuum.retention",
         "continuum.starting",
         "continuum.waiting",
     ],
