@@ -26,6 +26,7 @@ LAYERS = [
     ["continuum.migrations", "continuum.worker"],
     [
         "continuum.arguments",
+        "continuum.health",
         "continuum.client",
         "continuum.hints",
         "continuum.listening",
