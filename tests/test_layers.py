@@ -33,6 +33,7 @@ LAYERS = [
         "continuum.reopening",
         "continuum.retention",
         "continuum.starting",
+        "continuum.timeline",
         "continuum.waiting",
     ],
     [
