@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import psycopg
@@ -11,6 +12,7 @@ from django.utils import timezone
 import continuum
 from continuum.models import Run
 from continuum.worker import connections, journal
+from continuum.worker.links import Link
 from continuum.worker.sql import load
 from tests.app import family_workflows as families, workflows as flows
 from tests.workers import run_until_idle, worker
@@ -109,3 +111,28 @@ def test_what_was_not_committed_when_a_connection_broke_without_a_word_is_writte
     with worker():
         assert continuum.result(continuum.start(families.fans_out, 3), timeout=10) == 6
     assert broken
+
+
+def test_a_connection_that_leads_to_a_standby_is_given_up_for_another():
+    """So it is for a moment while a primary is replaced."""
+    opened = []
+
+    async def connect():
+        opened.append(await connections.connect("default", application_name="test"))
+        return opened[-1]
+
+    async def asks(connection):
+        if connection is opened[0]:
+            await connection.execute("SET default_transaction_read_only = on")
+        await connection.execute("UPDATE continuum_workers SET name = name")
+        return connection
+
+    async def scenario():
+        link = Link(connect, "a test")
+        try:
+            return await link.use(asks)
+        finally:
+            await link.close()
+
+    assert asyncio.run(scenario()) is opened[1]
+    assert opened[0].closed
