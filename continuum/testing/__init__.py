@@ -1,4 +1,4 @@
-"""Tools for testing, on top of the public API: ``dump_history`` and ``assert_replays``, and a pytest plugin.
+"""Tools for testing, on top of the public API: ``dump_history``, ``assert_replays``, and a pytest plugin.
 
 Loaded at first use, as the plugin is imported in every project that has Continuum installed.
 """
@@ -7,14 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from continuum.testing.environment import (
+        Environment as Environment,
+        StuckError as StuckError,
+    )
     from continuum.testing.histories import (
         assert_replays as assert_replays,
         dump_history as dump_history,
     )
 
-_HOMES = {"assert_replays": "continuum.testing.histories", "dump_history": "continuum.testing.histories"}
+_HOMES = {
+    "Environment": "continuum.testing.environment",
+    "StuckError": "continuum.testing.environment",
+    "assert_replays": "continuum.testing.histories",
+    "dump_history": "continuum.testing.histories",
+}
 
-__all__ = ["assert_replays", "dump_history", "ready"]
+__all__ = ["Environment", "StuckError", "assert_replays", "dump_history", "ready"]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,9 @@ def continuum_worker(request: pytest.FixtureRequest) -> Iterator[TestingWorker]:
     ready()
     from continuum.testing.workers import TestingWorker
 
+    if "transactional_db" in request.fixturenames:
+        # Whatever the order in the test's signature: the worker has to stop before the tables are emptied.
+        request.getfixturevalue("transactional_db")
     worker = TestingWorker()
     yield worker
     worker.close()
