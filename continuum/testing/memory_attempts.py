@@ -12,6 +12,7 @@ from continuum import values
 from continuum.core.activity_context import current_attempt
 from continuum.core.commands import Command
 from continuum.core.failures import describe_exception
+from continuum.core.loop import LAST_US
 from continuum.exceptions import ActivityTimeoutError
 from continuum.testing.memory_keys import Claim, Keys
 from continuum.testing.mocks import Call, Mock, MockExhaustedError
@@ -40,6 +41,13 @@ class _VirtualAttempt(Attempt):
     def beat(self, details: Any) -> None:
         super().beat(details)
         self.beaten_us = self.clock()
+
+    @property
+    def due_us(self) -> tuple[int, int]:
+        """By when it has to end, and to send a heartbeat, microseconds since the epoch."""
+        timeout = LAST_US if self.timeout is None else self.started_us + round(self.timeout * 1e6)
+        silence = LAST_US if self.heartbeat_timeout is None else self.beaten_us + round(self.heartbeat_timeout * 1e6)
+        return timeout, silence
 
 
 class Attempts:
@@ -163,23 +171,16 @@ class Attempts:
 
     def _watch(self, execution: Any, attempt: _VirtualAttempt) -> None:
         """Look at an attempt again when it may have taken too long."""
-        due = [attempt.started_us + round(attempt.timeout * 1e6)] if attempt.timeout is not None else []
-        if attempt.heartbeat_timeout is not None:
-            due.append(attempt.beaten_us + round(attempt.heartbeat_timeout * 1e6))
-        if due:
-            self._world.at(min(due), self._check_timeout, execution, attempt, rank=2)
+        due_us = min(attempt.due_us)
+        if due_us < LAST_US:
+            self._world.at(due_us, self._check_timeout, execution, attempt, rank=2)
 
     def _check_timeout(self, execution: Any, attempt: _VirtualAttempt) -> None:
         place = (execution, attempt.command_id)
         task, current = self._tasks.get(place, (None, None))
         if current is not attempt or task is None:
             return
-        now_us = self._world.clock_us
-        overdue = attempt.timeout is not None and now_us >= attempt.started_us + round(attempt.timeout * 1e6)
-        silent = (
-            attempt.heartbeat_timeout is not None
-            and now_us >= attempt.beaten_us + round(attempt.heartbeat_timeout * 1e6)
-        )
+        overdue, silent = (self._world.clock_us >= due_us for due_us in attempt.due_us)
         if not overdue and not silent:
             self._watch(execution, attempt)
             return

@@ -63,14 +63,11 @@ def redacted(definition: Any, recorded: RecordedHistory, redact: Redact) -> Reco
         raise RedactionError(_other_way(recorded, str(error))) from None
     finally:
         execution.close()
-    for one, other in zip_longest(recorded.events, made[: len(events)] if len(made) > len(events) else made):
-        if one is None or other is None or (one.type, one.command_id, one.name) != (
-            other.type,
-            other.command_id,
-            other.name,
-        ):
-            raise RedactionError(_other_way(recorded, f"it recorded {_shown(other)} instead of {_shown(one)}"))
-    return replace(recorded, input=input_, events=tuple(made[: len(events)]))
+    made = made[: len(events)]
+    for one, other in zip_longest(map(_shown, recorded.events), map(_shown, made), fillvalue="nothing"):
+        if one != other:
+            raise RedactionError(_other_way(recorded, f"it recorded {other} instead of {one}"))
+    return replace(recorded, input=input_, events=tuple(made))
 
 
 class _Relived(Execution):
@@ -121,8 +118,8 @@ def _other_way(recorded: RecordedHistory, why: str) -> str:
     )
 
 
-def _shown(event: Event | None) -> str:
-    return "nothing" if event is None else f"{event.type} {event.command_id or event.name or ''}".rstrip()
+def _shown(event: Event) -> str:
+    return " ".join(part for part in (event.type, event.command_id, event.name) if part is not None)
 
 
 def _text(tree: Any) -> str:
