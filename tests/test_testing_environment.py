@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from unittest.mock import AsyncMock
 from uuid import uuid4 as random_uuid
 
 import pytest
@@ -89,6 +90,11 @@ async def asks(carrier: str) -> str:
 @workflow
 async def charges(number: str, cents: int = 1) -> str:
     return await charge(number, cents)
+
+
+async def later(order: str, cents: int) -> str:
+    await asyncio.sleep(1)
+    return f"{order}!"
 
 
 @workflow
@@ -373,6 +379,9 @@ class TestActivities:
             {"fn": lambda order, cents: f"{order}!"},
             {"side_effect": ["o1!"]},
             {"return_value": "o1!"},
+            {"side_effect": AsyncMock(return_value="o1!"), "takes": 1},
+            {"side_effect": AsyncMock(return_value="o1!")},
+            {"fn": later},
         ],
         ids=lambda behaviour: next(iter(behaviour)),
     )

@@ -10,6 +10,7 @@ import continuum
 from continuum import (
     ActivityError,
     ReplayDriftError,
+    Run,
     RunNotFoundError,
     activity,
     logger,
@@ -53,6 +54,16 @@ async def pays(card: str, decides: str = "") -> dict:
     return {"go": await wait_signal("go"), "id": uuid4(), "token": second["token"], "no": message, "kept": kept}
 
 
+@workflow(name="histories.child")
+async def child_of(card: str) -> dict:
+    return await charge(card, Decimal(1))
+
+
+@workflow(name="histories.family")
+async def family(card: str) -> dict:
+    return await child_of(card)
+
+
 def as_it_is_now(fn):
     """A workflow of that name whose code has changed."""
     return WorkflowDefinition(fn, name="histories.pays")
@@ -92,6 +103,15 @@ def test_a_history_of_the_database_is_dumped_and_replays(transactional_db, tmp_p
     assert charged["data"]["result"]["price"] == {"~decimal": "9.99"}
     with pytest.raises(AssertionError, match="drifted"):
         assert_replays(as_it_is_now(changed), path)
+
+
+def test_so_are_those_of_families(transactional_db, tmp_path):
+    run = continuum.start(family, "4711")
+    run_until_idle()
+    child = Run.objects.get(parent_run_id=run.id)
+    files = [dump_history(each, tmp_path / f"{each.id}.json") for each in (run, child)]
+    assert assert_replays(family, files[0]) == files[:1]
+    assert assert_replays("histories.child", files[1]) == files[1:]
 
 
 def test_a_run_that_is_not_there_or_has_not_begun_has_no_history(transactional_db, tmp_path):

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Iterable
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from continuum import values
@@ -102,19 +103,25 @@ class Attempts:
         def ended(result: str | None, error: BaseException | None) -> None:
             self._ended(run, execution, command, attempt, result, error)
 
-        if mock is None and not command.definition.is_async:
-            ended(*self._now(attempt, lambda: self._real(attempt)))
-        elif mock is not None and not mock.takes and not inspect.iscoroutinefunction(mock.behave):
-            ended(*self._now(attempt, lambda: self._mocked(attempt, mock)))
+        work: Any
+        if mock is not None and mock.takes:
+            work = self._later(attempt, mock)
+        elif mock is None and command.definition.is_async:
+            work = self._real_async(attempt)
         else:
-            work = self._real_async(attempt) if mock is None else self._mocked_async(attempt, mock)
-            self._spawn((execution, command.id), attempt, work, ended)
-            self._watch(execution, attempt)
+            work, error = self._now(self._real if mock is None else partial(self._mocked, mock), attempt)
+            if not inspect.isawaitable(work):
+                ended(work, error)
+                return
+            work = self._awaited(attempt, work)
+        self._spawn((execution, command.id), attempt, work, ended)
+        self._watch(execution, attempt)
 
-    def _now(self, attempt: _VirtualAttempt, call: Callable[[], str]) -> tuple[str | None, BaseException | None]:
+    @staticmethod
+    def _now(call: Callable[[_VirtualAttempt], Any], attempt: _VirtualAttempt) -> tuple[Any, BaseException | None]:
         try:
             with outside_any_loop():
-                return Context().run(call), None
+                return Context().run(call, attempt), None
         except (MockExhaustedError, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -130,18 +137,20 @@ class Attempts:
         args, kwargs = await instances.aload(attempt, *attempt.arguments())
         return self._encode(attempt, await attempt.definition.fn(*args, **kwargs))
 
-    def _mocked(self, attempt: _VirtualAttempt, mock: Mock) -> str:
+    def _mocked(self, mock: Mock, attempt: _VirtualAttempt) -> Any:
         current_attempt.set(attempt)
         args, kwargs = attempt.arguments()
-        return self._encode(attempt, mock.behave(*args, **kwargs))
-
-    async def _mocked_async(self, attempt: _VirtualAttempt, mock: Mock) -> str:
-        current_attempt.set(attempt)
-        args, kwargs = attempt.arguments()
-        if mock.takes:
-            await asyncio.sleep(mock.takes)
         value = mock.behave(*args, **kwargs)
-        return self._encode(attempt, await value if inspect.isawaitable(value) else value)
+        return value if inspect.isawaitable(value) else self._encode(attempt, value)
+
+    async def _awaited(self, attempt: _VirtualAttempt, value: Any) -> str:
+        current_attempt.set(attempt)
+        return self._encode(attempt, await value)
+
+    async def _later(self, attempt: _VirtualAttempt, mock: Mock) -> str:
+        await asyncio.sleep(mock.takes)
+        value = self._mocked(mock, attempt)
+        return await self._awaited(attempt, value) if inspect.isawaitable(value) else value
 
     def _encode(self, attempt: _VirtualAttempt, value: Any) -> str:
         return values.encode(value, attempt.definition.returns, path="result", max_bytes=self._max_bytes)
