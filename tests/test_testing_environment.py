@@ -680,6 +680,34 @@ class TestFamilies:
         second = continuum_env.get_run(run.continued_to_run_id)
         assert (second.continued_from_run_id, second.correlation_id) == (run.id, run.id)
 
+    def test_what_was_sent_to_a_run_reaches_the_one_that_continues_it(self, continuum_env):
+        @workflow(name="env.relay")
+        async def relay(n: int) -> list:
+            payload = await wait_signal("next")
+            if n == 2:
+                return [n, payload]
+            continue_as_new(n + 1)
+
+        run = continuum_env.start(relay, 1, start_at=continuum_env.now + timedelta(seconds=1))
+        assert continuum_env.signal(run, "next", "a", delivery_id="d1")
+        continuum_env.signal(run, "next", "b")
+        assert continuum_env.result(run) == [2, "b"]
+        assert continuum_env.signal(run, "next", "c", delivery_id="d1") is False
+
+    def test_so_do_its_children_when_it_is_cancelled(self, continuum_env):
+        @workflow(name="env.leaves_a_child")
+        async def leaves_a_child(first: bool) -> None:
+            if first:
+                await start_child(sleeps, 60.0)
+                continue_as_new(False)
+            await wait_signal("never")
+
+        run = continuum_env.start(leaves_a_child, True)
+        continuum_env.cancel(run)
+        (child,) = continuum_env.runs(sleeps)
+        assert child.state == "cancelled"
+        assert child.parent_run_id == run.continued_to_run_id
+
     def test_a_child_that_goes_on_as_another_run_answers_in_the_end(self, continuum_env):
         @workflow(name="env.loops")
         async def loops(n: int) -> int:
@@ -760,6 +788,58 @@ class TestGoingOn:
         assert continuum_env.result(run) == "slow says yes"
         assert continuum_env.now == began + timedelta(seconds=20)
         assert continuum_env.calls(ask)[0].attempts == 2
+
+
+@activity(name="env.busy_at_first", retry=Retry(max_attempts=2, base=0.01))
+def busy_at_first() -> str:
+    if activity_info().attempt == 1:
+        raise ValueError("busy")
+    return "done"
+
+
+@activity(name="env.refused")
+def refused() -> None:
+    raise NonRetryableError("no", details=[1])
+
+
+@workflow(name="env.everything")
+async def everything(n: int) -> list:
+    values = await asyncio.gather(busy_at_first(), charges("o1", n), ask("quick"), sleep(0.01))
+    try:
+        await refused()
+    except ActivityError as error:
+        values.append(error.details)
+    try:
+        await wait_signal("never", timeout=0.01)
+    except SignalTimeoutError:
+        values.append(side_effect(len, "abc"))
+    child = await start_child(charges, "o2")
+    if n < 2:
+        continue_as_new(n + 1)
+    return [*values, await child]
+
+
+def test_what_happens_in_memory_is_what_happens_in_a_worker(transactional_db, continuum_env, continuum_worker):
+    continuum_worker.start()
+    real = continuum.start(everything, 1)
+    assert continuum.result(real, timeout=60) == continuum_env.result(continuum_env.start(everything, 1))
+
+    def told(run):
+        keys = ("result", "error", "attempt", "state", "reason")
+        return sorted(
+            (event.type, event.command_id or "", event.name or "", str([strip(event.data.get(key)) for key in keys]))
+            for event in run.history()
+        )
+
+    def strip(value):
+        return {**value, "traceback": ""} if isinstance(value, dict) and "traceback" in value else value
+
+    ours = {run.workflow + str(run.input): run for run in continuum_env.runs()}
+    theirs = {run.workflow + str(run.input): run for run in continuum.Run.objects.all()}
+    assert sorted(ours) == sorted(theirs)
+    for name, run in ours.items():
+        assert told(run) == told(theirs[name]), name
+        assert run.state == theirs[name].state
 
 
 async def test_it_works_in_async_tests(continuum_env):
