@@ -275,5 +275,5 @@ class TestRedacting:
         continuum_env.retry(run)
         assert run.state == "completed"
         assert assert_replays(retried, dump_history(run, tmp_path / "whole.json"))
-        with pytest.raises(ValueError, match="was retried or forked"):
+        with pytest.raises(ValueError, match="holds run_resumed, run_retried: one that was retried"):
             dump_history(run, tmp_path / "redacted.json", redact=self.hide)
