@@ -1,0 +1,89 @@
+"""The constants of modules, as their source says: not what they hold now, which may depend on who was here before."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from continuum.core.resolving import absolute_name
+from continuum.core.sources import imported, is_project_file, source_of
+
+__all__ = ["Constant", "constant"]
+
+_FARTHEST = 10  # modules that a name is passed on through
+
+
+class Constant(NamedTuple):
+    """A name of a module that is bound by assignments.
+
+    Attributes:
+        module: the module it is defined in.
+        name: its name there.
+        values: the expressions assigned to it; several where it depends on a condition.
+        names: what the module's names stand for.
+    """
+
+    module: str
+    name: str
+    values: tuple[ast.expr, ...]
+    names: Mapping[str, Any]
+
+    def parts(self) -> Iterator[tuple[int, Any]]:
+        """Yield line and object of what it lists by name, such as the functions of a table of handlers."""
+        for value in self.values:
+            for node in _listed(value):
+                found = _look_up(node, self.names)
+                if found is not None:
+                    yield node.lineno, found
+
+
+def constant(names: Mapping[str, Any], name: str) -> Constant | None:
+    """Return the project's constant that a module knows by that name, wherever it was imported from, or None."""
+    for _ in range(_FARTHEST):
+        file = names.get("__file__")
+        source = source_of(file, names) if isinstance(file, str) and is_project_file(file) else None
+        statements: list[Any] = source.bindings.get(name, []) if source is not None else []
+        if not statements and source is not None:
+            statements = [each for each in source.bindings.get("*", []) if name in _names_of(each, names)]
+        if not statements:
+            return None
+        if isinstance(statements[0], ast.ImportFrom):
+            passed = {each.asname or each.name: each.name for each in statements[0].names}
+            names, name = _names_of(statements[0], names), passed.get(name, name)
+            continue
+        assigned = [s for s in statements if isinstance(s, ast.Assign | ast.AnnAssign | ast.AugAssign)]
+        values = tuple(statement.value for statement in assigned if statement.value is not None)
+        return Constant(names.get("__name__", ""), name, values, names) if values else None
+    return None
+
+
+def _names_of(node: ast.ImportFrom, names: Mapping[str, Any]) -> Mapping[str, Any]:
+    module = imported(absolute_name(node, names))
+    return vars(module) if isinstance(module, ModuleType) else {}
+
+
+def _listed(value: ast.expr) -> Iterator[ast.Name | ast.Attribute]:
+    match value:
+        case ast.Name() | ast.Attribute():
+            yield value
+        case ast.Dict(values=elements) | ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Set(elts=elements):
+            for element in elements:
+                yield from _listed(element)
+        case ast.Call(args=arguments, keywords=keywords):
+            for element in [*arguments, *(keyword.value for keyword in keywords)]:
+                yield from _listed(element)
+
+
+def _look_up(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute):
+        base = _look_up(node.value, names)
+        if isinstance(base, ModuleType):
+            return vars(base).get(node.attr) or sys.modules.get(f"{base.__name__}.{node.attr}")
+        return None if base is None else inspect.getattr_static(base, node.attr, None)
+    return None
