@@ -40,13 +40,26 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project whose workflows and activities are known to nobody else."""
+def make_project(tmp_path, monkeypatch):
+    """Make projects whose workflows and activities are known to nobody else."""
     monkeypatch.setattr("continuum.core.definitions.registry", Registry())
     monkeypatch.syspath_prepend(tmp_path)
-    made = Project(tmp_path)
-    yield made
-    for name in [name for name in sys.modules if name.partition(".")[0] == made.name]:
+    made = []
+
+    def make() -> Project:
+        monkeypatch.setattr("continuum.core.definitions.registry", Registry())
+        made.append(Project(tmp_path))
+        return made[-1]
+
+    yield make
+    names = {each.name for each in made}
+    for name in [name for name in sys.modules if name.partition(".")[0] in names]:
         del sys.modules[name]
     for file in [file for file in linecache.cache if file.startswith(str(tmp_path))]:
         del linecache.cache[file]
+
+
+@pytest.fixture
+def project(make_project):
+    """A project, empty yet."""
+    return make_project()

@@ -5,15 +5,19 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+from abc import ABCMeta
 from collections.abc import Iterator, Mapping
+from enum import EnumType
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from continuum.core.resolving import absolute_name
 from continuum.core.sources import imported, is_project_file, source_of
+from continuum.core.typed import class_nodes
 
-__all__ = ["Constant", "constant"]
+__all__ = ["Constant", "class_constants", "constant"]
 
+_PLAIN = (EnumType, ABCMeta)
 _FARTHEST = 10  # modules that a name is passed on through
 
 
@@ -39,6 +43,39 @@ class Constant(NamedTuple):
                 found = _look_up(node, self.names)
                 if found is not None:
                     yield node.lineno, found
+
+    def constants(self) -> Iterator[Constant]:
+        """Yield the constants of modules that its own value is made of."""
+        for value in self.values:
+            for node in ast.walk(value):
+                if isinstance(node, ast.Name):
+                    held = self.names.get(node.id)
+                    if not callable(held) and not isinstance(held, ModuleType):
+                        found = constant(self.names, node.id)
+                        if found is not None:
+                            yield found
+
+
+def class_constants(cls: type, attr: str | None = None) -> Iterator[Constant]:
+    """Yield what the bodies of a class of the project, and of its bases, assign: members, defaults, limits.
+
+    Args:
+        cls: the class.
+        attr: the attribute that is read. Without, all of them, if it is a plain class: those with a metaclass of their
+            own, such as models, are more than what a workflow reads of them.
+    """
+    if attr is not None or type(cls) is type or issubclass(type(cls), _PLAIN):
+        for each in cls.__mro__:
+            names = vars(sys.modules.get(each.__module__, ast))
+            for definition in class_nodes(each):
+                for statement in definition.body:
+                    if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+                        target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+                        name = getattr(target, "id", "")
+                        if attr in (None, name):
+                            yield Constant(
+                                each.__module__, f"{each.__qualname__}.{name}", (target, statement.value), names
+                            )
 
 
 def constant(names: Mapping[str, Any], name: str) -> Constant | None:

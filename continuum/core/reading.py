@@ -11,7 +11,7 @@ from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from continuum.core.constants import Constant, constant
+from continuum.core.constants import Constant, class_constants, constant
 from continuum.core.kinds import Inst, Items, Local, Member, Obj, Value
 from continuum.core.resolving import Resolver
 from continuum.core.scopes import Scope
@@ -114,7 +114,9 @@ def functions_in(value: Any, owner: type | None = None, depth: int = 0) -> list[
         if value.__code__.co_filename.startswith(OURS):
             return []
         registry = value.__dict__.get("registry")  # of functools.singledispatch
-        others = list(registry.values()) if hasattr(registry, "values") and "dispatch" in value.__dict__ else []
+        others: list[Any] = []
+        if hasattr(registry, "values") and "dispatch" in value.__dict__:
+            others = sorted(registry.values(), key=lambda fn: (str(fn.__module__), str(fn.__qualname__)))
         return [(value, owner), *within(*others, value.__dict__.get("__wrapped__"))]
     if isinstance(value, MethodType):
         held = value.__self__
@@ -172,6 +174,9 @@ def _references(resolver: Resolver, outside: frozenset[int], attributes: dict[st
                 yield Reference(node.lineno, tuple(functions_in(held.value.fn)))
             else:
                 yield from _named(value, node.lineno)
+                if isinstance(held, Obj) and isinstance(held.value, type):
+                    for each in class_constants(held.value, node.attr):
+                        yield Reference(node.lineno, constant=each)
                 if isinstance(held, Obj) and hasattr(held.value, "__spec__") and isinstance(held.value.__dict__, dict):
                     yield from _constant(held.value.__dict__, node.attr, value, node.lineno)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and scope.find(node.id) is None:
