@@ -22,7 +22,7 @@ from continuum.core.resolving import module_of
 from continuum.core.sources import FunctionNode, is_project_file
 from continuum.core.typed import in_class
 
-__all__ = ["Call", "Reached", "callees"]
+__all__ = ["Call", "Reached", "belongs_to_project", "callees"]
 
 
 _NEVER = frozenset({"__class__", "__dict__", "__weakref__", "__annotate__", "__annotate_func__"})
@@ -82,18 +82,26 @@ def callees(fn: Callable[..., Any], *, project: Callable[[FunctionType], bool] |
     if project is not None:
         return tuple(_walk(found, project))
     if root not in _walks:
-        home = module_of(root).partition(".")[0]
-
-        named = home not in ("", "continuum") and home not in sys.stdlib_module_names
-
-        def ours(function: FunctionType) -> bool:
-            if is_project_file(function.__code__.co_filename):
-                return True
-            # A project may be installed like a library, as in an image: where the workflow lives is the project.
-            return named and module_of(function).partition(".")[0] == home
-
-        _walks[root] = tuple(_walk(found, ours))
+        _walks[root] = tuple(_walk(found, belongs_to_project(root)))
     return _walks[root]
+
+
+def belongs_to_project(root: Callable[..., Any]) -> Callable[[FunctionType], bool]:
+    """Return a function that tells whether a function is of the project that ``root`` is of.
+
+    A project may be installed like a library, as in an image: where the workflow lives is the project, wherever that
+    is.
+    """
+    found = functions_in(root.fn if is_ours(type(root)) else root)  # type: ignore[attr-defined]
+    home = module_of(found[-1][0]).partition(".")[0] if found else ""
+    named = home not in ("", "continuum") and home not in sys.stdlib_module_names
+
+    def belongs(function: FunctionType) -> bool:
+        if is_project_file(function.__code__.co_filename):
+            return True
+        return named and module_of(function).partition(".")[0] == home
+
+    return belongs
 
 
 _Way = tuple[FunctionType, type | None, tuple[Call, ...]]

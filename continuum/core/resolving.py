@@ -8,9 +8,11 @@ two bindings of a local name disagree, nothing is known: better no answer than a
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import (
     BuiltinFunctionType,
     FunctionType,
@@ -30,16 +32,24 @@ __all__ = ["Resolver", "absolute_name", "module_of"]
 
 _MISSING = object()
 _DISPLAYS: dict[type[ast.AST], type] = {
-    ast.Set: set,
     ast.SetComp: set,
     ast.Dict: dict,
     ast.DictComp: dict,
-    ast.List: list,
     ast.ListComp: list,
     ast.JoinedStr: str,
 }
 _SET_OPERATORS = (ast.BitOr, ast.BitAnd, ast.BitXor, ast.Sub)
+_COLLECTORS = (set, frozenset, list, sorted)
 _SET_METHODS = frozenset({"copy", "union", "intersection", "difference", "symmetric_difference"})
+# What some functions give that have no annotations.
+_TOLD: dict[Any, Callable[[], Value]] = {
+    ("logging", "getLogger"): lambda: Inst(logging.Logger),
+    ("_asyncio", "get_running_loop"): lambda: Inst(asyncio.BaseEventLoop),
+    ("_asyncio", "get_event_loop"): lambda: Inst(asyncio.BaseEventLoop),
+    ("asyncio.tasks", "create_task"): lambda: Inst(asyncio.Task),
+    ("asyncio.tasks", "ensure_future"): lambda: Inst(asyncio.Task),
+    ("django.contrib.auth", "get_user_model"): lambda: Obj(sys.modules["django.contrib.auth"].get_user_model()),
+}
 _ENDLESS = 40  # nested evaluations; more is a circle or a joke
 
 
@@ -100,6 +110,9 @@ class Resolver:
         match node:
             case ast.Name(id=name):
                 return self.name(name, scope)
+            case ast.Set(elts=elements) | ast.List(elts=elements):
+                held = self._agreed([self.value(each, scope) for each in elements]) if elements else None
+                return Inst(set if isinstance(node, ast.Set) else list, () if held is None else (held,))
             case ast.Attribute(value=base, attr=attr):
                 return self.attribute(self.value(base, scope), attr)
             case ast.Constant(value=value):
@@ -218,6 +231,8 @@ class Resolver:
                     return Obj(held, f"{path}.{attr}" if path else "")
                 return self._of_class(type(value), attr, of_instance=True)
             case Inst(cls=type() as cls):
+                if attr == "__class__":
+                    return Obj(cls)
                 if cls in (set, frozenset) and attr in _SET_METHODS:
                     return Member(cls, attr, in_class(cls, attr), True)
                 return self._of_class(cls, attr, of_instance=True)
@@ -235,10 +250,13 @@ class Resolver:
             return declared_attribute(cls, attr) if of_instance else None
         if isinstance(raw, type):
             return Obj(raw)
+        if type(raw).__name__ == "ManagerDescriptor" and hasattr(raw, "manager"):  # Order.objects
+            return Obj(raw.manager)
         if callable(raw) or hasattr(type(raw), "__get__"):
             return Member(cls, attr, raw, of_instance)
-        declared = declared_attribute(cls, attr) if of_instance else None
-        return declared or Obj(raw, f"{cls.__module__}.{cls.__qualname__}.{attr}")
+        if of_instance:  # which may have one of its own
+            return declared_attribute(cls, attr) or (None if raw is None else Inst(type(raw)))
+        return Obj(raw, f"{cls.__module__}.{cls.__qualname__}.{attr}")
 
     # -- calls --
 
@@ -247,15 +265,21 @@ class Resolver:
         match callee:
             case Obj(value=value) if value is super and not node.args and self.owner is not None:
                 return Super(self.owner, self.defining or self.owner)
-            case Obj(value=value) if value in (set, frozenset):
-                return Inst(value)
+            case Obj(value=value) if value is type and len(node.args) == 1:
+                held = self.value(node.args[0], scope)
+                return Obj(held.cls) if isinstance(held, Inst) else None
+            case Obj(value=value) if (
+                any(value is each for each in (set, frozenset, list, sorted)) and len(node.args) == 1
+            ):
+                element = self.element(self.value(node.args[0], scope))
+                return Inst(list if value is sorted else value, () if element is None else (element,))
             case Obj(value=type() as cls) if cls is not type:
                 return Inst(cls)
             case Obj(value=value):
                 return self.returned(value)
             case Member(raw=raw, owner=owner, name=name, of_instance=of_instance):
-                if owner in (set, frozenset) and name in _SET_METHODS:
-                    return Inst(owner)
+                if owner in (set, frozenset) and name in _SET_METHODS and isinstance(node.func, ast.Attribute):
+                    return self.value(node.func.value, scope)
                 if owner is dict and of_instance and isinstance(node.func, ast.Attribute):
                     return self._of_dict(self.value(node.func.value, scope), name)
                 return self.returned(raw, owner)
@@ -280,12 +304,16 @@ class Resolver:
             if isinstance(callee, Obj) and isinstance(callee.value, FunctionType):
                 fn = callee.value
                 if (fn.__module__, fn.__qualname__) == ("asyncio.tasks", "wait"):
-                    return Items((Inst(set), Inst(set)))
+                    tasks = Inst(set, (Inst(asyncio.Task),))
+                    return Items((tasks, tasks))
         return self.value(inner, scope)
 
     def returned(self, fn: Any, owner: type | None = None) -> Value | None:
         """Return what a call of a function gives, as its annotation says."""
         kind = type(fn)
+        told = _TOLD.get((getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)))
+        if told is not None:
+            return told()
         if kind.__module__ == "continuum.core.definitions":
             fn = fn.fn  # what awaiting an activity or a child gives
         if isinstance(fn, classmethod | staticmethod):

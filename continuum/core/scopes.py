@@ -125,7 +125,8 @@ class ScopeMap:
         else:
             self._bind(node, scope)
             for child in ast.iter_child_nodes(node):
-                self._visit(child, scope)
+                if not (isinstance(node, ast.AnnAssign) and child is node.annotation):  # never evaluated in a function
+                    self._visit(child, scope)
 
     def _comprehension(self, node: Any, scope: Scope) -> None:
         inner = Scope(node, scope)
