@@ -189,9 +189,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         id="D903",
-        title="workflows without source",
-        does="has no source that could be read, so it is not judged",
-        advice="Define workflows in files.",
+        title="workflows that cannot be read",
+        does="could not be read, so nothing in it is judged",
+        advice="Define workflows in files that are there where they run.",
         certain=False,
     ),
 )

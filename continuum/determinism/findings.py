@@ -48,10 +48,12 @@ class Finding:
         return place(self.file, self.line)
 
     def __str__(self) -> str:
+        said = f"{self.subject[:1].upper()}{self.subject[1:]} {self.rule.does}."
         way = " → ".join(f"{call.function} ({place(call.file, call.line)})" for call in self.chain)
-        way = f"workflow {self.workflow}" + (f" → {way}" if way else "")
-        more = f", and {self.others} more" if self.others else ""
-        return f"{self.subject} {self.rule.does} [{way}{more}]"
+        said += f" The workflow {self.workflow} gets there" + (f" by {way}." if way else ".")
+        if self.others:
+            said += " So does another workflow." if self.others == 1 else f" So do {self.others} other workflows."
+        return said
 
 
 def place(file: str, line: int) -> str:

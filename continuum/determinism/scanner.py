@@ -60,18 +60,23 @@ class _Scanner:
         self.seen: dict[tuple[str, int], tuple[Reached, str]] = {}
 
     def look_at(self, workflow: WorkflowDefinition) -> None:
-        reached = self._callees(workflow.fn)
-        if not reached:
-            code = workflow.fn.__code__
-            where = Spot(rule("D903"), "it", code.co_firstlineno, code.co_firstlineno, False)
-            self.found[code] = (
-                where,
-                Reached(workflow.fn, None, code.co_filename, (), True, None),
-                workflow.name,
-                set(),
-            )
-        for each in reached:
-            self._take(each, workflow.name)
+        if within_any(module_of(workflow.fn), self.trusted):
+            return
+        try:
+            reached = self._callees(workflow.fn)
+            for each in reached:
+                self._take(each, workflow.name)
+        except Exception as error:  # a check that fails must not take the others, or the command, with it
+            self._unread(workflow, f"the source, for {type(error).__name__}: {error},")
+        else:
+            if not reached:
+                self._unread(workflow, "the source")
+
+    def _unread(self, workflow: WorkflowDefinition, subject: str) -> None:
+        code = workflow.fn.__code__
+        unread = Spot(rule("D903"), subject, code.co_firstlineno, code.co_firstlineno, False)
+        place = Reached(workflow.fn, None, code.co_filename, (), True, None)  # type: ignore[arg-type]
+        self.found[workflow.name] = (unread, place, workflow.name, set())
 
     def _take(self, each: Reached, workflow: str) -> None:
         for one in self._spots(each.reading):
