@@ -229,7 +229,10 @@ class Resolver:
                 held = value.__dict__.get(attr, _MISSING) if _has_dict(value) else _MISSING
                 if held is not _MISSING:
                     return Obj(held, f"{path}.{attr}" if path else "")
-                return self._of_class(type(value), attr, of_instance=True)
+                found = self._of_class(type(value), attr, of_instance=True)
+                if found is None and value.__class__ is not type(value):  # a proxy
+                    found = self._of_class(value.__class__, attr, of_instance=True)
+                return found
             case Inst(cls=type() as cls):
                 if attr == "__class__":
                     return Obj(cls)
@@ -356,7 +359,10 @@ class Resolver:
             found = self.name(name, scope)
             return found.value if isinstance(found, Obj) else None
 
-        return None if node is None else typed(node, look)
+        try:
+            return None if node is None else typed(node, look)
+        except Exception:
+            return None
 
 
 def absolute_name(node: ast.ImportFrom, module_globals: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ def instance_of(kind: Any) -> Value | None:
     """Return an instance of an annotation that is an object."""
     origin = getattr(kind, "__origin__", kind)
     if origin in (Union, UnionType):
-        sides = [side for side in kind.__args__ if side is not type(None)]
+        sides = [side for side in getattr(kind, "__args__", ()) if side is not type(None)]
         return instance_of(sides[0]) if len(sides) == 1 else None
     return Inst(origin) if isinstance(origin, type) and origin is not object else None
 

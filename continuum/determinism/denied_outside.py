@@ -124,12 +124,11 @@ OUTSIDE: tuple[Rule, ...] = (
         advice="asyncio.gather() and asyncio.create_task() run things side by side in a workflow; what needs a thread "
         "belongs in an activity.",
         names=(
-            *within("threading", "Thread Timer Lock RLock Condition Semaphore BoundedSemaphore Event Barrier local"),
+            *within("threading", "Thread Timer"),
             *within("threading", "get_ident get_native_id current_thread"),
             *within("threading", "main_thread active_count enumerate stack_size"),
-            *within("_thread", "allocate_lock start_new_thread get_ident get_native_id"),
+            *within("_thread", "start_new_thread get_ident get_native_id"),
             "concurrent.futures.*",
-            *within("queue", "Queue LifoQueue PriorityQueue SimpleQueue"),
             *within("asyncio", "to_thread run run_coroutine_threadsafe Runner new_event_loop set_event_loop"),
             *within("asyncio.base_events.BaseEventLoop", "run_in_executor run_until_complete run_forever"),
             *within("asyncio.base_events.BaseEventLoop", "call_soon_threadsafe set_default_executor"),
@@ -141,6 +140,19 @@ OUTSIDE: tuple[Rule, ...] = (
             *within("gevent", "spawn"),
         ),
         allowed=within("concurrent.futures", "CancelledError TimeoutError BrokenExecutor InvalidStateError"),
+    ),
+    Rule(
+        id="D306",
+        title="locks and queues of threads",
+        does="may wait for another thread, and have every other run of its worker wait",
+        advice="Use asyncio.Lock, asyncio.Event, asyncio.Queue and the like, which are deterministic here.",
+        names=(
+            *within("threading", "Lock RLock Condition Semaphore BoundedSemaphore Event Barrier local"),
+            *within("_thread", "allocate_lock RLock"),
+            *within("queue", "Queue LifoQueue PriorityQueue SimpleQueue"),
+        ),
+        instances=("_thread.lock", "_thread.LockType"),
+        certain=False,
     ),
     # 4: the process and its neighbours
     Rule(
@@ -168,7 +180,7 @@ OUTSIDE: tuple[Rule, ...] = (
             *within("os", "process_cpu_count sched_getaffinity getloadavg times"),
             *within("getpass", "getuser getpass"),
             *within("uuid", "getnode"),
-            *within("sys", "argv getrefcount _current_frames _getframe"),
+            *within("sys", "argv getrefcount _current_frames"),
             *within("resource", "getrusage getrlimit setrlimit"),
             *within("gc", "collect get_objects get_count get_stats get_referrers"),
             "psutil.*",

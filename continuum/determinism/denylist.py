@@ -129,9 +129,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         id="D703",
-        title="code made at run time",
-        does="runs code that may be another at the next replay",
+        title="code chosen or made at run time",
+        does="runs code that cannot be looked at",
         advice="Call functions by name, from a dict of them if need be.",
+        certain=False,
         names=(
             *within("builtins", "eval exec compile __import__"),
             *within("importlib", "import_module reload"),
@@ -166,7 +167,6 @@ RULES: tuple[Rule, ...] = (
             *within("logging.Logger", "debug info warning warn error exception critical fatal log handle"),
             *within("logging.LoggerAdapter", "debug info warning warn error exception critical log"),
             *within("loguru", "logger"),
-            *within("warnings", "warn warn_explicit"),
         ),
         instances=("structlog._config.BoundLoggerLazyProxy", "structlog.stdlib.BoundLogger"),
         certain=False,

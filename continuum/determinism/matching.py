@@ -145,6 +145,18 @@ class Matcher:
                     return found._replace(name=shown)
         return None
 
+    def _made(self, cls: type, path: str) -> Denial | None:
+        """Return what denies any use of an object of the module's: its class may not be made in a workflow either."""
+        for each in cls.__mro__[:-1]:
+            known = self._objects.get(id(each))
+            if known is not None and known[0] is each and known[1].most is None:
+                return known[1]._replace(called=False)
+            home = f"{each.__module__}.{each.__qualname__}"
+            if each.__module__ != "builtins" and (found := self._named(home, is_class=False)) is not None:
+                return found if found.most is None and not issubclass(cls, BaseException) else None
+        rule = self._of_class(cls) if cls.__module__ == "_thread" else None
+        return None if rule is None else Denial(rule, path or cls.__name__)
+
     def _object(self, held: Any, path: str) -> Denial | None:
         known = self._objects.get(id(held))
         if known is not None and known[0] is held:
@@ -153,9 +165,11 @@ class Matcher:
             bound = held.__self__
             owner = bound if isinstance(bound, type) else type(bound)
             return self._member(owner, held.__name__, getattr(held, "__func__", held))
-        if not callable(held) or isinstance(held, ModuleType):
+        if isinstance(held, ModuleType):
             return None
         is_class = isinstance(held, type)
+        if not is_class and not isinstance(held, FunctionType | BuiltinFunctionType):
+            return self._made(type(held), path)
         if is_class and issubclass(held, BaseException):
             return None
         if is_project_object(held):

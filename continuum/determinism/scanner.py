@@ -127,6 +127,8 @@ class _Scanner:
             if not isinstance(node.ctx, ast.Load) and not isinstance(node, ast.Name):
                 continue
             value = resolver.value(node, scope)
+            if reading.fn.__name__ == "__hash__" and isinstance(value, Obj) and value.value is hash:
+                continue
             call = calls.get(id(node))
             denial = self.matcher.match(value)
             if denial is not None and _holds(denial, call):

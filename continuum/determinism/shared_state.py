@@ -27,23 +27,49 @@ _CHANGING_FUNCTIONS = frozenset({"heappush", "heappop", "heapify", "heapreplace"
 
 
 def changes(reading: Reading) -> Iterator[Spot]:
-    """Yield where a function changes state that other runs and replays share."""
+    """Yield where a function changes state that other runs and replays share.
+
+    Where it looks first whether something is there already, it may be a memo, which gives everybody the same: that
+    cannot be judged.
+    """
     resolver = reading.resolver
+    asked = frozenset(_asked(reading))
     for node, scope in reading.nodes:
         match node:
             case ast.Name(id=name, ctx=ast.Store() | ast.Del()) if name in scope.function().globals:
-                yield spot("D501", f"`global {name}`", node)
+                yield spot("D501", f"`global {name}`", node, certain=name not in asked)
             case ast.Attribute(value=base, ctx=ast.Store() | ast.Del()):
                 if _shared_object(resolver, base, scope):
-                    yield spot("D503", f"setting `{shown(node)}`", node)
+                    yield spot("D503", f"setting `{shown(node)}`", node, certain=shown(node) not in asked)
             case ast.Subscript(value=base, ctx=ast.Store() | ast.Del()):
                 if _shared_container(resolver, base, scope):
-                    yield spot("D502", f"setting `{shown(node)}`", node)
+                    yield spot("D502", f"setting `{shown(node)}`", node, certain=shown(base) not in asked)
             case ast.Call(func=ast.Attribute(value=base, attr=method)) if method in _CHANGING:
                 if _shared_container(resolver, base, scope):
-                    yield spot("D502", f"`{shown(node.func)}()`", node)
+                    certain = method != "setdefault" and shown(base) not in asked
+                    yield spot("D502", f"`{shown(node.func)}()`", node, certain=certain)
             case ast.Call(func=function, args=[first, *_]):
                 yield from _by_function(resolver, node, function, first, scope)
+
+
+def _asked(reading: Reading) -> Iterator[str]:
+    """Yield what a function asks before it changes something: what it looks into, or compares with None."""
+    for node, _ in reading.nodes:
+        match node:
+            case ast.Compare(ops=[ast.In() | ast.NotIn()], comparators=[container]):
+                yield shown(container)
+            case ast.Compare(
+                left=left, ops=[ast.Is() | ast.IsNot() | ast.Eq()], comparators=[ast.Constant(value=None)]
+            ):
+                yield shown(left)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                yield shown(operand)
+            case ast.Call(func=ast.Attribute(value=container, attr="get")):
+                yield shown(container)
+            case ast.Call(func=ast.Name(id="hasattr"), args=[held, ast.Constant(value=str() as name)]):
+                yield f"{shown(held)}.{name}"
+            case ast.Try(body=[ast.Return(value=ast.Subscript(value=container)), *_]):
+                yield shown(container)
 
 
 def _by_function(resolver: Resolver, node: Any, function: Any, first: Any, scope: Scope) -> Iterator[Spot]:

@@ -140,12 +140,17 @@ FOUND = {
     ],
     "D305": [
         "import threading\n---\nthreading.Thread(target=print_nothing).start()",
-        "from threading import Lock\n---\nwith Lock():\n    pass",
         "from concurrent.futures import ThreadPoolExecutor\n---\nThreadPoolExecutor()",
         "import asyncio\n---\nawait asyncio.to_thread(print_nothing)",
         "import asyncio\n---\nasyncio.get_running_loop().run_in_executor(None, print_nothing)",
         "from asgiref.sync import sync_to_async\n---\nawait sync_to_async(print_nothing)()",
         "import asyncio\n---\nasyncio.run(None)",
+    ],
+    "D306": [
+        "from threading import Lock\n---\nwith Lock():\n    pass",
+        "import threading\nlock = threading.Lock()\n---\nlock.acquire()",
+        "import threading\nready = threading.Event()\n---\nready.wait()",
+        "import queue\n---\nqueue.Queue()",
     ],
     "D401": [
         "import os\n---\nreturn os.environ['A']",
@@ -163,6 +168,8 @@ FOUND = {
     "D403": [
         "import multiprocessing\n---\nmultiprocessing.Manager()",
         "from multiprocessing import Queue\n---\nQueue()",
+        "from multiprocessing.managers import SyncManager\nmanager = SyncManager()\n---\nmanager.dict()",
+        "from xmlrpc.client import ServerProxy\ndesk = ServerProxy('http://a')\n---\nreturn desk.add(1, 2)",
         "import xmlrpc.client\n---\nxmlrpc.client.ServerProxy('http://a')",
         "---\nimport grpc\ngrpc.insecure_channel('a')",
         "---\nimport ray\nray.get(1)",
