@@ -25,7 +25,14 @@ from continuum.core.typed import in_class
 __all__ = ["Call", "Reached", "belongs_to_project", "callees"]
 
 
-_NEVER = frozenset({"__class__", "__dict__", "__weakref__", "__annotate__", "__annotate_func__"})
+# Of the class, or called when a class is defined, or by pickle and its like, which workflows have nothing to do with.
+_NEVER = frozenset(
+    (
+        *("__class__", "__dict__", "__weakref__", "__annotate__", "__annotate_func__", "__class_getitem__"),
+        *("__init_subclass__", "__set_name__", "__subclasshook__", "__prepare__", "__mro_entries__"),
+        *("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__"),
+    )
+)
 _MAKERS = frozenset({"__new__", "__init__", "__post_init__"})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from continuum.core.scopes import Scope
 
-__all__ = ["Inst", "Items", "Local", "Member", "Named", "Obj", "Super", "Value", "same"]
+__all__ = ["Inst", "Items", "Local", "Member", "Named", "Obj", "Super", "Value", "name_of", "same"]
 
 
 class Value:
@@ -71,6 +71,13 @@ class Super(Value):
 
     owner: type
     after: type
+
+
+def name_of(value: Any) -> tuple[str, str] | None:
+    """Return module and qualified name of what a value is, if it is an object that has such a name."""
+    held = value.value if isinstance(value, Obj) else None
+    module, name = getattr(held, "__module__", None), getattr(held, "__qualname__", None)
+    return (module, name) if isinstance(module, str) and isinstance(name, str) else None
 
 
 def same(a: Value | None, b: Value | None) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from continuum.core.callees import callees
-from continuum.core.kinds import Obj, Value
+from continuum.core.kinds import Obj, Value, name_of
 from continuum.core.reading import Reading
 from continuum.core.scopes import Scope
 
@@ -54,8 +54,7 @@ def _sites(reading: Reading) -> Iterator[PatchSite]:
 
 
 def _is_patched(callee: Value | None) -> bool:
-    value = callee.value if isinstance(callee, Obj) else None
-    return (getattr(value, "__module__", None), getattr(value, "__qualname__", None)) == _PATCHED
+    return name_of(callee) == _PATCHED
 
 
 def _text(reading: Reading, argument: ast.expr | None, scope: Scope) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from continuum.core.constants import Constant, class_constants, constant
-from continuum.core.kinds import Inst, Items, Local, Member, Obj, Value
+from continuum.core.kinds import Inst, Items, Local, Member, Obj, Value, name_of
 from continuum.core.resolving import Resolver
 from continuum.core.scopes import Scope
 from continuum.core.sources import OURS, FunctionNode, function_node
@@ -274,8 +274,7 @@ def _outside(resolver: Resolver) -> Iterator[int]:
 
 def _runs_elsewhere(callee: Value | None, node: ast.Call) -> bool:
     if isinstance(callee, Obj):
-        place = (getattr(callee.value, "__module__", None), getattr(callee.value, "__qualname__", None))
-        return place in _ELSEWHERE
+        return name_of(callee) in _ELSEWHERE
     return isinstance(node.func, ast.Attribute) and node.func.attr in _ELSEWHERE_METHODS
 
 

@@ -23,7 +23,7 @@ from types import (
 )
 from typing import Any
 
-from continuum.core.kinds import Inst, Items, Local, Member, Named, Obj, Super, Value, same
+from continuum.core.kinds import Inst, Items, Local, Member, Named, Obj, Super, Value, name_of, same
 from continuum.core.scopes import Binding, Scope, ScopeMap
 from continuum.core.sources import FunctionNode, function_node, imported, is_project_file
 from continuum.core.typed import declared_attribute, in_class, instance_of, return_annotation, typed
@@ -314,7 +314,7 @@ class Resolver:
     def returned(self, fn: Any, owner: type | None = None) -> Value | None:
         """Return what a call of a function gives, as its annotation says."""
         kind = type(fn)
-        told = _TOLD.get((getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)))
+        told = _TOLD.get(name_of(Obj(fn)))
         if told is not None:
             return told()
         if kind.__module__ == "continuum.core.definitions":

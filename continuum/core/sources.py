@@ -141,7 +141,7 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
 @cache
 def is_project_file(file: str) -> bool:
     """Tell whether a file belongs to the project: neither the standard library's, nor installed, nor ours."""
-    if file.startswith("<frozen ") or not file:
+    if file.startswith("<") or not file:  # frozen, generated, or typed at a prompt
         return False
     path = os.path.abspath(file)
     if path.startswith(OURS) or not _INSTALLED.isdisjoint(path.split(os.sep)):

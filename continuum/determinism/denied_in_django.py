@@ -48,7 +48,7 @@ IN_DJANGO: tuple[Rule, ...] = (
             "psycopg2.*",
             "psycopg_pool.*",
             *within("sqlite3", "connect Connection.* Cursor.*"),
-            *within("sqlalchemy", "create_engine engine.* orm.session.* ext.asyncio.*"),
+            *within("sqlalchemy", "create_engine engine.base.* orm.session.* ext.asyncio.*"),
             *(
                 f"{package}.*"
                 for package in ("asyncpg", "aiosqlite", "MySQLdb", "pymysql", "oracledb", "pymongo", "motor")

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from continuum.core.kinds import Obj
+from continuum.core.kinds import Obj, name_of
 from continuum.core.reading import Reading
 from continuum.core.resolving import Resolver
 from continuum.core.scopes import Scope
@@ -67,7 +67,7 @@ def _raises(resolver: Resolver, body: list[ast.stmt], scope: Scope) -> bool:
             return True
         if isinstance(node, ast.Call):
             callee = resolver.value(node.func, scope)
-            if isinstance(callee, Obj) and getattr(callee.value, "__module__", "") == "continuum.core.lineage":
+            if name_of(callee) == ("continuum.core.lineage", "continue_as_new"):
                 return True  # continue_as_new() never returns
     return False
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
-from continuum.core.kinds import Inst, Member, Named, Obj, Value
+from continuum.core.kinds import Inst, Member, Named, Obj, Value, name_of
 from continuum.core.sources import is_project_file
 from continuum.determinism.denylist import RULES
 from continuum.determinism.rule import Rule
@@ -141,12 +142,15 @@ class Matcher:
                 return denial._replace(name=shown, called=False)
             if name in cls.__dict__ and cls is not object:
                 home = f"{cls.__module__}.{cls.__qualname__}.{name}"
-                if not issubclass(owner, BaseException) and (found := self._named(home, is_class=False)) is not None:
+                plain = callable(function) and not issubclass(owner, BaseException)
+                if plain and (found := self._named(home, is_class=False)) is not None:
                     return found._replace(name=shown)
         return None
 
     def _made(self, cls: type, path: str) -> Denial | None:
         """Return what denies any use of an object of the module's: its class may not be made in a workflow either."""
+        if issubclass(cls, Enum):
+            return None
         for each in cls.__mro__[:-1]:
             known = self._objects.get(id(each))
             if known is not None and known[0] is each and known[1].most is None:
@@ -174,8 +178,7 @@ class Matcher:
             return None
         if is_project_object(held):
             return None
-        module, name = getattr(held, "__module__", None), getattr(held, "__qualname__", None)
-        for candidate in (path, f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""):
+        for candidate in (path, ".".join(name_of(Obj(held)) or ())):
             if candidate and candidate not in self._allowed:
                 found = self._named(candidate, is_class=is_class)
                 if found is not None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from continuum.core.callees import Reached, belongs_to_project, callees
 from continuum.core.definitions import WorkflowDefinition
-from continuum.core.kinds import Member, Obj, Value
+from continuum.core.kinds import Member, Obj, Value, name_of
 from continuum.core.reading import Reading, functions_in
 from continuum.core.resolving import module_of
 from continuum.core.sources import source_of
@@ -157,6 +157,7 @@ class _Scanner:
                 any(each.rule.id[:2] != "D8" and each.certain for each in self._spots(reached.reading))
                 or _draws(reached.reading)
                 for reached in self._callees(fn)
+                if reached.certain
             )
         return self.impure[fn]
 
@@ -233,10 +234,9 @@ def _cached(value: Value | None) -> FunctionType | None:
 
 def _draws(reading: Reading) -> bool:
     return any(
-        isinstance(value, Obj) and getattr(value.value, "__module__", None) == _DRAWS
+        (name_of(reading.resolver.value(node.func, scope)) or ("",))[0] == _DRAWS
         for node, scope in reading.nodes
         if isinstance(node, ast.Call)
-        for value in [reading.resolver.value(node.func, scope)]
     )
 
 
