@@ -87,8 +87,8 @@ SYNCHRONOUS = {
     "connection.cursor": lambda: connection.cursor(),
     "psycopg": lambda: psycopg.connect("dbname=none"),
     "open": lambda: open(WHERE.file).close(),
-    "open to write": lambda: open(WHERE.file, "w"),
-    "io.open": lambda: io.open(WHERE.file),  # noqa: UP020
+    "open to write": lambda: open(WHERE.file, "w").close(),
+    "io.open": lambda: io.open(WHERE.file).close(),  # noqa: UP020
     "os.open": lambda: os.open(WHERE.file, os.O_RDONLY),
     "Path.read_text": lambda: pathlib.Path(WHERE.file).read_text(),
     "Path.exists": lambda: pathlib.Path(WHERE.file).exists(),
@@ -145,10 +145,8 @@ async def does_asynchronously(what: str) -> str:
 
 @workflow
 async def does_quietly(what: str, then: int = 0) -> str:
-    try:
+    with suppress(Exception):
         SYNCHRONOUS[what]()
-    except Exception:
-        pass
     return str(await noop(1) if then else "as if nothing had happened")
 
 
