@@ -52,6 +52,9 @@ HERE = __file__
 WHERE = SimpleNamespace(folder="", file="", executor=None, socket=None, cursor=None)
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Django 2028")  # about mail
+
+
 @pytest.fixture(autouse=True)
 def _guards(tmp_path):
     (tmp_path / "file").write_text("text")

@@ -26,10 +26,11 @@ __all__ = ["ParanoidExecution", "Shadow", "Unrepeatable", "enabled", "standing"]
 
 logger = logging.getLogger("continuum.run")
 
-#: Histories up to this many events are compared at every step.
+#: Runs of up to so many events, and commands that are open, are compared at every step.
 EVERY_STEP = 200
-#: Longer ones when they have grown by a twentieth, and at the end: all in all some twenty replays.
-GROWTH = 1.05
+#: Larger ones at their first step, when their history has grown by this part of their size, and at the end: that makes
+#: some twenty replays each time they grow to three times their size, whatever that is.
+GROWTH = 1 / 20
 
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _NOT_TO_REPEAT = ("WorkflowDeadlockError", "NonDeterminismError")
@@ -162,7 +163,8 @@ class ParanoidExecution(Execution):
             return False
         if self.outcome is not None:
             return self.outcome.error is None or self.outcome.error["type"] not in _NOT_TO_REPEAT
-        return len(self._lived) <= EVERY_STEP or len(self._lived) >= self._compared * GROWTH
+        size = len(self._lived) + len(self.pending)
+        return size <= EVERY_STEP or self._compared < 0 or len(self._lived) - self._compared >= size * GROWTH
 
     def _compare(self) -> None:
         here = standing(self)

@@ -6,6 +6,7 @@ asked over a socket, in JSON, one history after the other; whatever happens to i
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -144,5 +145,6 @@ def shared() -> Twin:
     with _lock:
         if _shared is None:
             _shared = Twin()
+            atexit.register(_shared.close)
             _shared.start()
         return _shared

@@ -1,5 +1,6 @@
 """Paranoid mode: what cannot be repeated is found at the step that does it; what can be is left alone."""
 
+import asyncio
 import datetime
 import itertools
 import json
@@ -223,14 +224,27 @@ class TestWhatCanBeRepeated:
             fork.go()
         close_all()
 
-    def test_long_histories_are_not_compared_at_every_step(self):
-        drive(counts, 1000)
-        assert NotingShadow.made < paranoid.EVERY_STEP + 60
+    def test_long_histories_are_not_compared_at_every_step(self, monkeypatch):
+        monkeypatch.setattr(paranoid, "EVERY_STEP", 20)
+        drive(counts, 200)
+        assert 20 < NotingShadow.made < 80
 
-    def test_the_end_of_a_long_history_is_compared(self):
+    def test_nor_are_runs_that_wait_for_much(self, monkeypatch):
+        monkeypatch.setattr(paranoid, "EVERY_STEP", 20)
+
+        @workflow(name="waits_for_much")
+        async def waits_for_much() -> None:
+            await asyncio.gather(*(step(number) for number in range(100)))
+
+        drive(waits_for_much)
+        assert NotingShadow.made < 40
+
+    def test_the_end_of_a_long_history_is_compared(self, monkeypatch):
+        monkeypatch.setattr(paranoid, "EVERY_STEP", 20)
+
         @workflow(name="ends_by_lot")
         async def ends_by_lot() -> object:
-            await counts.fn(paranoid.EVERY_STEP + 3)
+            await counts.fn(23)
             return next(counter)
 
         with pytest.raises(Unrepeatable):
