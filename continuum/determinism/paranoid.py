@@ -22,7 +22,7 @@ from continuum.core.outcomes import Outcome
 from continuum.core.watching import Watch
 from continuum.exceptions import NonDeterminismError, ReplayDriftError, WorkflowDeadlockError
 
-__all__ = ["ParanoidExecution", "Shadow", "Unrepeatable", "enabled", "standing"]
+__all__ = ["ParanoidExecution", "Shadow", "UnrepeatableError", "enabled", "standing"]
 
 logger = logging.getLogger("continuum.run")
 
@@ -59,7 +59,7 @@ def enabled() -> bool:
     return said.lower() in _ON
 
 
-class Unrepeatable(NonDeterminismError, ReplayDriftError):
+class UnrepeatableError(NonDeterminismError, ReplayDriftError):
     """A run and its own replay part.
 
     Attributes:
@@ -149,7 +149,7 @@ class ParanoidExecution(Execution):
         """Return what the execution wants, once it is certain that it wants it in a replay as well.
 
         Raises:
-            Unrepeatable: it does not.
+            UnrepeatableError: it does not.
         """
         step = super().take()
         self._lived += step.journal
@@ -224,7 +224,7 @@ def request(definition: Any, run: RunIdentity, arguments: str, began_us: int, ev
 
 def _judge(run: RunIdentity, seed: str | None, here: dict[str, Any], there: dict[str, Any]) -> None:
     if there and there != here:
-        raise Unrepeatable(run.id, *(there.get("parted") or _difference(here, there)), seed)
+        raise UnrepeatableError(run.id, *(there.get("parted") or _difference(here, there)), seed)
 
 
 def _difference(here: dict[str, Any], there: dict[str, Any]) -> tuple[str, str, str]:

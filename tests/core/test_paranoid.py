@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from continuum.core import effects, facts, lineage
 from continuum.core.definitions import activity, workflow
 from continuum.determinism import paranoid
-from continuum.determinism.paranoid import ParanoidExecution, Shadow, Unrepeatable
+from continuum.determinism.paranoid import ParanoidExecution, Shadow, UnrepeatableError
 from continuum.exceptions import NonDeterminismError, ReplayDriftError
 from tests.core import driver as driving
 from tests.core.driver import RUN_ID, Recorder, close_all, drive
@@ -113,7 +113,7 @@ KEPT: list[object] = []
 class TestWhatCannotBeRepeated:
     @pytest.mark.parametrize("what", BAD)
     def test_is_found_in_arguments(self, what):
-        with pytest.raises(Unrepeatable) as found:
+        with pytest.raises(UnrepeatableError) as found:
             drive(asks_for, what)
         assert found.value.position == "command 0:1"
         assert step.name in found.value.history
@@ -121,35 +121,35 @@ class TestWhatCannotBeRepeated:
 
     @pytest.mark.parametrize("what", BAD)
     def test_is_found_in_results(self, what):
-        with pytest.raises(Unrepeatable) as found:
+        with pytest.raises(UnrepeatableError) as found:
             drive(returns, what)
         assert "run_completed" in found.value.position
 
     def test_is_found_in_branches(self):
-        with pytest.raises(Unrepeatable, match="0:2"):
+        with pytest.raises(UnrepeatableError, match="0:2"):
             drive(branches)
 
     def test_is_found_in_due_times(self):
-        with pytest.raises(Unrepeatable, match="0:1 timer"):
+        with pytest.raises(UnrepeatableError, match="0:1 timer"):
             drive(sleeps)
 
     def test_is_found_in_what_children_are_given(self):
-        with pytest.raises(Unrepeatable, match="0:1 child program"):
+        with pytest.raises(UnrepeatableError, match="0:1 child program"):
             drive(begets)
 
     def test_is_found_in_what_a_successor_is_given(self):
-        with pytest.raises(Unrepeatable, match="run_continued"):
+        with pytest.raises(UnrepeatableError, match="run_continued"):
             drive(goes_on, 1)
 
     def test_is_found_in_decisions_and_no_side_effect_runs_again(self):
         seen.clear()
-        with pytest.raises(Unrepeatable, match="side_effect"):
+        with pytest.raises(UnrepeatableError, match="side_effect"):
             drive(decides_more_and_more)
 
 
 class TestFinding:
     def found(self, definition, *arguments):
-        with pytest.raises(Unrepeatable) as found:
+        with pytest.raises(UnrepeatableError) as found:
             drive(definition, *arguments)
         return found.value
 
@@ -167,7 +167,7 @@ class TestFinding:
     def test_it_comes_before_anything_is_handed_out(self):
         execution = ParanoidRecorder(asks_for, drive(sleepless).run, '["randomness"]')
         execution.begin(driving.EPOCH_US)
-        with pytest.raises(Unrepeatable):
+        with pytest.raises(UnrepeatableError):
             execution.take()
 
     def test_long_values_are_cut_to_where_they_differ(self):
@@ -247,7 +247,7 @@ class TestWhatCanBeRepeated:
             await counts.fn(23)
             return next(counter)
 
-        with pytest.raises(Unrepeatable):
+        with pytest.raises(UnrepeatableError):
             drive(ends_by_lot)
 
     def test_a_run_that_is_given_up_is_left_alone(self):
