@@ -27,7 +27,8 @@ from continuum.core.failures import is_engine
 from continuum.core.loop import DeterministicLoop
 from continuum.core.releasing import collecting
 from continuum.core.watching import guarded
-from continuum.determinism.points import DATABASE, FILES, POINTS, TIME_ZONES, Point
+from continuum.determinism.denylist import rule
+from continuum.determinism.points import FILES, ORM, POINTS, TIME_ZONES, Point
 from continuum.exceptions import NonDeterminismError
 
 __all__ = ["guarding", "install", "uninstall"]
@@ -53,7 +54,7 @@ _HARMLESS = (
     "zoneinfo",
 )
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_ORM = Point("django.db", "connection", DATABASE, "uses the database")
+_ORM = Point("django.db", "connection", ORM, "uses the database")
 
 _lock = threading.Lock()
 _users = 0
@@ -157,7 +158,7 @@ def _guard_orm() -> None:
             if loop.aside is not None:
                 raise SynchronousOnlyOperation(
                     "the database cannot be used inside a function given to side_effect(), which runs on the worker's "
-                    f"own loop. {DATABASE.advice}"
+                    f"own loop. {rule(ORM).advice}"
                 )
             _judge(loop, _ORM, ())
         return loop
@@ -174,7 +175,7 @@ def _judge(loop: Any, point: Point, args: tuple[Any, ...]) -> None:
     Raises:
         NonDeterminismError: it is. The run ends with it, also if its code catches it.
     """
-    if collecting() or (point.kind is FILES and _is_time_zone(args)):
+    if collecting() or (point.rule == FILES and _is_time_zone(args)):
         return
     frames = _frames(sys._getframe(2))
     trusted = (*_HARMLESS, *continuum_settings.TRUSTED_MODULES)
@@ -182,7 +183,7 @@ def _judge(loop: Any, point: Point, args: tuple[Any, ...]) -> None:
         return
     error = NonDeterminismError(
         f"{_place(frames)} {point.does}{_shown(point, args)}: in a workflow that would happen again in every replay, "
-        f"and might turn out differently. {point.kind.advice}"
+        f"and might turn out differently. {rule(point.rule).advice}"
     )
     if loop.violation is None and not loop.closing:
         loop.violation = error

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["DATABASE", "FILES", "POINTS", "TIME_ZONES", "Kind", "Point"]
-
-
-class Kind(NamedTuple):
-    """A kind of I/O, and what a workflow does instead."""
-
-    name: str
-    advice: str
+__all__ = ["FILES", "ORM", "POINTS", "TIME_ZONES", "Point"]
 
 
 class Point(NamedTuple):
@@ -20,38 +13,27 @@ class Point(NamedTuple):
     Attributes:
         module: where it is.
         name: its name there; ``"Class.method"`` for a method.
-        kind: what kind of I/O it is.
+        rule: the scanner's rule about it, which says what to do instead.
         does: what it does, as a verb phrase.
         shown: the argument that says with what, by position, or None.
     """
 
     module: str
     name: str
-    kind: Kind
+    rule: str
     does: str
     shown: int | None = None
 
 
-DATABASE = Kind("database", "Read and write rows in an activity.")
-FILES = Kind("files", "Do it in an activity; what is read quickly and once, side_effect() may read.")
-NETWORK = Kind("network", "Call other systems in an activity.")
-PROCESSES = Kind("processes", "Start processes in an activity.")
-THREADS = Kind(
-    "threads",
-    "asyncio.gather() and asyncio.create_task() run things side by side in a workflow; what needs a thread belongs "
-    "in an activity.",
-)
-SLEEP = Kind("sleep", "Use `await continuum.sleep(seconds)`, which is a durable timer.")
-SIGNALS = Kind("signals", "A run goes from process to process: set up a process where it starts.")
-CACHE = Kind("cache", "Read and write the cache in an activity.")
-MAIL = Kind("mail", "Send mail in an activity.")
+ORM, DATABASE, CACHE, MAIL = "D201", "D204", "D205", "D206"
+SLEEP, FILES, NETWORK, PROCESSES, THREADS = "D103", "D301", "D302", "D304", "D305"
 
 #: What the paths of time zone files have in them.
 TIME_ZONES = ("/zoneinfo/", "\\zoneinfo\\")
 
 
-def _points(module: str, kind: Kind, does: str, names: str, shown: int | None = None) -> list[Point]:
-    return [Point(module, name, kind, does, shown) for name in names.split()]
+def _points(module: str, rule: str, does: str, names: str, shown: int | None = None) -> list[Point]:
+    return [Point(module, name, rule, does, shown) for name in names.split()]
 
 
 #: All of them, but for the ORM's connections, which :mod:`continuum.determinism.guards` sees to. Modules that are
@@ -66,9 +48,9 @@ POINTS: tuple[Point, ...] = (
     *_points("os", FILES, "changes files", "link symlink mkfifo mknod", 1),
     *_points("os", PROCESSES, "starts a process", "fork forkpty system posix_spawn posix_spawnp"),
     *_points("os", PROCESSES, "replaces its process", "execv execve"),
-    *_points("os", SIGNALS, "sends a signal", "kill killpg"),
-    *_points("signal", SIGNALS, "sends a signal", "raise_signal pthread_kill"),
-    *_points("signal", SIGNALS, "sets up signals", "signal alarm setitimer siginterrupt set_wakeup_fd"),
+    *_points("os", PROCESSES, "sends a signal", "kill killpg"),
+    *_points("signal", PROCESSES, "sends a signal", "raise_signal pthread_kill"),
+    *_points("signal", PROCESSES, "sets up signals", "signal alarm setitimer siginterrupt set_wakeup_fd"),
     Point("subprocess", "Popen.__init__", PROCESSES, "starts a process"),
     Point("multiprocessing.process", "BaseProcess.start", PROCESSES, "starts a process"),
     Point("concurrent.futures.process", "ProcessPoolExecutor.submit", PROCESSES, "hands work to a process"),
@@ -92,7 +74,7 @@ POINTS: tuple[Point, ...] = (
     *_points("psycopg", DATABASE, "uses a database", "Connection.wait"),
     *_points(
         "django.db.backends.utils",
-        DATABASE,
+        ORM,
         "uses the database",
         "CursorWrapper.execute CursorWrapper.executemany CursorWrapper.callproc",
     ),

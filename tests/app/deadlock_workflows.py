@@ -95,5 +95,5 @@ async def loops_when_released() -> None:
 
 @workflow
 async def dozes(seconds: float) -> str:
-    threading.Event().wait(seconds)
+    threading.Event().wait(seconds)  # continuum: allow[D306] it shall block its worker
     return "rested"

@@ -15,8 +15,8 @@ from tests.app.models import Effect
 
 
 def _die(stop: str) -> None:
-    if not access(stop, os.F_OK):
-        send_signal(os.getpid(), signal.SIGKILL)
+    if not access(stop, os.F_OK):  # continuum: allow[D301] it shall outlive the process
+        send_signal(os.getpid(), signal.SIGKILL)  # continuum: allow[D304, D402] it shall kill its worker
 
 
 @activity
@@ -74,8 +74,8 @@ async def kills_at_every_step(stop: str, steps: int) -> int:
     """Each life gets one step further: never poison."""
     for n in range(steps):
         await mark(f"{stop}:{n}")
-        if not access(f"{stop}.{n}", os.F_OK):
-            os.close(open_file(f"{stop}.{n}", os.O_CREAT))
+        if not access(f"{stop}.{n}", os.F_OK):  # continuum: allow[D301] it shall outlive the process
+            os.close(open_file(f"{stop}.{n}", os.O_CREAT))  # continuum: allow[D301] as above
             await kill(stop)
     return steps
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 from continuum import activity, wait_signal, workflow
 
@@ -19,13 +18,13 @@ def says(what: str) -> str:
 @workflow
 async def asks_by_lot() -> str:
     await says("before")
-    said = await says("mended" if mended else str(random.random()))
+    said = await says("mended" if mended else str(random.random()))  # continuum: allow[D102] it shall be found out
     return said + await wait_signal("go")
 
 
 @workflow
 async def says_in_the_order_of_a_set() -> list[str]:
-    return [await says(word) for word in set(WORDS)]
+    return [await says(word) for word in set(WORDS)]  # continuum: allow[D601] it shall be found out
 
 
 @workflow
@@ -36,15 +35,4 @@ async def says_in_order() -> list[str]:
 @workflow
 async def says_all_of_a_set() -> str:
     await wait_signal("go")
-    return await says(" ".join({word.upper() for word in WORDS}))
-
-
-@workflow
-async def never_answers_elsewhere() -> str:
-    """Goes on for ever where a string hashes to another value than where the module was loaded by the test."""
-    while hash("here") != here:
-        time.monotonic()
-    return await says("here")
-
-
-here = hash("here")
+    return await says(" ".join({word.upper() for word in WORDS}))  # continuum: allow[D601] it shall be found out
