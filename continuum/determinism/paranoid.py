@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -22,7 +23,16 @@ from continuum.core.outcomes import Outcome
 from continuum.core.watching import Watch
 from continuum.exceptions import NonDeterminismError, ReplayDriftError, WorkflowDeadlockError
 
-__all__ = ["ParanoidExecution", "Shadow", "UnrepeatableError", "enabled", "standing"]
+__all__ = [
+    "ParanoidExecution",
+    "Shadow",
+    "UnrepeatableError",
+    "enabled",
+    "execution_class",
+    "live_through",
+    "request",
+    "standing",
+]
 
 logger = logging.getLogger("continuum.run")
 
@@ -179,6 +189,16 @@ class ParanoidExecution(Execution):
     def _live_again(self, watch: Watch) -> dict[str, Any]:
         shadow = self.shadow(self.definition, self._own, self.arguments, max_bytes=self.max_bytes)
         return live_through(shadow, self._began_us, self._lived, watch)
+
+
+@cache
+def _suspicious(execution: type[Execution]) -> type[Execution]:
+    return type(f"Paranoid{execution.__name__}", (ParanoidExecution, execution), {})
+
+
+def execution_class(execution: type[Execution] = Execution) -> type[Execution]:
+    """Return what runs are to be made of: the class itself, or in paranoid mode one that compares them as well."""
+    return _suspicious(execution) if enabled() else execution
 
 
 def live_through(shadow: Execution, began_us: int, events: list[Event], watch: Watch | None = None) -> dict[str, Any]:

@@ -21,4 +21,4 @@ async def maker() -> Callable[..., Execution]:
         return Execution
     logger.warning("paranoid mode: every step of every run is compared with a replay of it")
     other = await asyncio.to_thread(twin.shared)
-    return partial(paranoid.ParanoidExecution, elsewhere=other.ask)
+    return partial(paranoid.execution_class(), elsewhere=other.ask)

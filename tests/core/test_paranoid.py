@@ -278,3 +278,15 @@ def test_a_history_can_be_told_in_json():
     [request] = json.loads(json.dumps(asked))
     assert request["workflow"] == [counts.name, 1, counts.version_hash]
     assert [event[1] for event in request["events"]] == run.types
+
+
+def test_any_kind_of_execution_can_be_made_to_compare(monkeypatch):
+    monkeypatch.setenv("CONTINUUM_PARANOID", "0")
+    assert paranoid.execution_class(Recorder) is Recorder
+    monkeypatch.setenv("CONTINUUM_PARANOID", "1")
+    kind = paranoid.execution_class(Recorder)
+    assert kind is paranoid.execution_class(Recorder)
+    execution = kind(asks_for, drive(sleepless).run, '["randomness"]')
+    execution.begin(driving.EPOCH_US)
+    with pytest.raises(UnrepeatableError):
+        execution.take()
