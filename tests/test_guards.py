@@ -46,6 +46,7 @@ from continuum.core.watching import Watch
 from continuum.determinism import guards
 from continuum.exceptions import NonDeterminismError, WorkflowDeadlockError
 from tests.core.driver import EPOCH_US, Recorder, close_all, drive
+from tests.mending import mend
 from tests.workers import run_until_idle, worker
 
 HERE = __file__
@@ -161,6 +162,12 @@ async def does_in_the_middle() -> str:
     await noop(1)
     if FAULT.on:
         SYNCHRONOUS["open"]()
+    await noop(2)
+    return await effects.wait_signal("go")
+
+
+async def does_nothing_in_the_middle() -> str:
+    await noop(1)
     await noop(2)
     return await effects.wait_signal("go")
 
@@ -491,9 +498,9 @@ class TestAWorker:
         assert (parked.state, parked.error["type"]) == ("stuck_unknown_version", "NonDeterminismError")
         assert "opens a file" in parked.error["message"]
         assert [event.type for event in parked.history()] == ["activity_completed"] * 2
-        monkeypatch.setattr(FAULT, "on", False)
+        mend(monkeypatch, does_in_the_middle, does_nothing_in_the_middle)
         run_until_idle()
-        assert continuum.result(run) == "gone"
+        assert continuum.result(run, timeout=20) == "gone"
 
     def test_has_the_guards_up_for_as_long_as_it_serves(self):
         guards.uninstall()

@@ -16,6 +16,7 @@ from continuum.determinism import paranoid, twin, twin_process
 from continuum.determinism.twin import Twin
 from tests.app import unrepeatable_workflows as flows, workflows
 from tests.core.driver import EPOCH_US, Driver
+from tests.mending import mend
 from tests.waiting_for import eventually
 from tests.workers import run_until_idle, worker
 
@@ -177,7 +178,7 @@ class TestWorker:
         assert "randomness" in parked.error["message"]
         assert [event.name for event in parked.history()] == []
         assert continuum.result(other, timeout=20) == 5
-        monkeypatch.setattr(flows, "mended", True)
+        mend(monkeypatch, flows.asks_by_lot, flows.asks_as_before)
         continuum.signal(run, "go", "!")
         run_until_idle()
         assert continuum.result(run, timeout=20) == "mended!"
