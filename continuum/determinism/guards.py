@@ -28,7 +28,7 @@ from continuum.core.loop import DeterministicLoop
 from continuum.core.releasing import collecting
 from continuum.core.watching import guarded
 from continuum.determinism.denylist import rule
-from continuum.determinism.points import FILES, ORM, POINTS, TIME_ZONES, Point
+from continuum.determinism.points import ORM, POINTS, Point
 from continuum.exceptions import NonDeterminismError
 
 __all__ = ["guarding", "install", "uninstall"]
@@ -81,6 +81,7 @@ def install() -> None:
     with _lock:
         _users += 1
         if _users == 1:
+            importlib.import_module("zoneinfo")  # which opens files without a frame of its own, with open as it is now
             for point in POINTS:
                 _guard(point)
             _guard_orm()
@@ -175,7 +176,7 @@ def _judge(loop: Any, point: Point, args: tuple[Any, ...]) -> None:
     Raises:
         NonDeterminismError: it is. The run ends with it, also if its code catches it.
     """
-    if collecting() or (point.rule == FILES and _is_time_zone(args)):
+    if collecting():
         return
     frames = _frames(sys._getframe(2))
     trusted = (*_HARMLESS, *continuum_settings.TRUSTED_MODULES)
@@ -201,13 +202,6 @@ def _frames(frame: FrameType | None) -> list[FrameType]:
 
 def _belongs(module: Any, packages: tuple[str, ...]) -> bool:
     return isinstance(module, str) and any(module == name or module.startswith(f"{name}.") for name in packages)
-
-
-def _is_time_zone(args: tuple[Any, ...]) -> bool:
-    # The C version of zoneinfo opens its files without a frame of its own.
-    path = args[0] if args else None
-    mode = args[1] if len(args) > 1 else "r"
-    return isinstance(path, str) and mode == "rb" and any(part in path for part in TIME_ZONES)
 
 
 def _place(frames: list[FrameType]) -> str:

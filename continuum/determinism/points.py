@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["FILES", "ORM", "POINTS", "TIME_ZONES", "Point"]
+__all__ = ["ORM", "POINTS", "Point"]
 
 
 class Point(NamedTuple):
@@ -27,9 +27,6 @@ class Point(NamedTuple):
 
 ORM, DATABASE, CACHE, MAIL = "D201", "D204", "D205", "D206"
 SLEEP, FILES, NETWORK, PROCESSES, THREADS = "D103", "D301", "D302", "D304", "D305"
-
-#: What the paths of time zone files have in them.
-TIME_ZONES = ("/zoneinfo/", "\\zoneinfo\\")
 
 
 def _points(module: str, rule: str, does: str, names: str, shown: int | None = None) -> list[Point]:
