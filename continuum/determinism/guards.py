@@ -186,7 +186,7 @@ def _judge(loop: Any, point: Point, args: tuple[Any, ...]) -> None:
         f"{_place(frames)} {point.does}{_shown(point, args)}: in a workflow that would happen again in every replay, "
         f"and might turn out differently. {rule(point.rule).advice}"
     )
-    if loop.violation is None and not loop.closing:
+    if loop.violation is None:
         loop.violation = error
     raise error
 
