@@ -10,7 +10,7 @@ from continuum.core.execution import Outcome
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event
 from continuum.core.loop import LAST_US
-from continuum.exceptions import ReplayDriftError
+from continuum.exceptions import NonDeterminismError, ReplayDriftError
 from continuum.worker.live import LiveRun, RowUpdate
 
 __all__ = ["cancelled_without_code", "ended", "parked", "quarantined", "refused", "released", "summary"]
@@ -46,10 +46,10 @@ def refused(live: LiveRun, failure: Event, error: Exception) -> RowUpdate:
     )
 
 
-def parked(live: LiveRun, drift: ReplayDriftError) -> RowUpdate:
+def parked(live: LiveRun, drift: ReplayDriftError | NonDeterminismError) -> RowUpdate:
     """History and code disagree: the run waits for other code."""
     error = {
-        "type": "ReplayDriftError",
+        "type": "NonDeterminismError" if isinstance(drift, NonDeterminismError) else "ReplayDriftError",
         "message": str(drift),
         "traceback": "",
         "details": _where(live, drift),
@@ -57,7 +57,7 @@ def parked(live: LiveRun, drift: ReplayDriftError) -> RowUpdate:
     return RowUpdate("stuck_unknown_version", False, error=json.dumps(error))
 
 
-def cancelled_without_code(live: LiveRun, reason: str, drift: ReplayDriftError) -> dict[str, Any]:
+def cancelled_without_code(live: LiveRun, reason: str, drift: ReplayDriftError | NonDeterminismError) -> dict[str, Any]:
     """The error of a run that was cancelled while history and code disagree."""
     return {
         "type": "CancelledError",
@@ -70,13 +70,11 @@ def cancelled_without_code(live: LiveRun, reason: str, drift: ReplayDriftError) 
     }
 
 
-def _where(live: LiveRun, drift: ReplayDriftError) -> dict[str, Any]:
-    return {
-        "position": drift.position,
-        "history": drift.history,
-        "code": drift.code,
-        "version_hash": live.definition.version_hash,
-    }
+def _where(live: LiveRun, drift: ReplayDriftError | NonDeterminismError) -> dict[str, Any]:
+    # What code that is not repeatable comes to is not said by its hash: each worker that starts gives it a try.
+    hash_ = None if isinstance(drift, NonDeterminismError) else live.definition.version_hash
+    said = {key: getattr(drift, key, None) for key in ("position", "history", "code")}
+    return {**said, "version_hash": hash_}
 
 
 def quarantined(live: LiveRun, until_us: int, error: dict[str, Any], *, recoveries: int | None = None) -> RowUpdate:

@@ -14,6 +14,7 @@ import psycopg
 
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
+from continuum.worker import paranoia
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.clock import Clock
 from continuum.worker.connections import connect
@@ -76,9 +77,11 @@ class Session:
             return await self._serve(stop, watchdog)
 
     async def _serve(self, stop: asyncio.Event, watchdog: Watchdog) -> int | None:
+        new_execution = await paranoia.maker()
         await self._register()
         self._assemble()
         self.engine.watch = watchdog.watch
+        self.engine.new_execution = new_execution
         coroutines = {
             "journal": self.journal.run(),
             "hints": self.hints.run(),

@@ -14,7 +14,7 @@ from continuum.core.execution import Outcome
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event, EventType
 from continuum.core.outcomes import failure_of
-from continuum.exceptions import PoisonRunError, ReplayDriftError, WorkflowDeadlockError
+from continuum.exceptions import NonDeterminismError, PoisonRunError, ReplayDriftError, WorkflowDeadlockError
 from continuum.worker import rows
 from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
@@ -30,7 +30,7 @@ QUARANTINE_US = 30_000_000
 
 def see_to(journal: Journal, clock: Clock, live: LiveRun, error: Exception) -> None:
     """Do what an error calls for that a run has met with in the engine; the caller is in its except clause."""
-    if isinstance(error, ReplayDriftError):
+    if isinstance(error, ReplayDriftError | NonDeterminismError):
         park(journal, clock, live, error)
     elif isinstance(error, PoisonRunError):
         described = {"type": "PoisonRunError", "message": str(error), "traceback": ""}
@@ -73,9 +73,11 @@ def give_up(journal: Journal, clock: Clock, live: LiveRun, error: dict[str, Any]
     outbox.report = True
 
 
-def park(journal: Journal, clock: Clock, live: LiveRun, drift: ReplayDriftError) -> None:
+def park(journal: Journal, clock: Clock, live: LiveRun, drift: ReplayDriftError | NonDeterminismError) -> None:
     """History and code disagree: nothing is recorded, and the run waits for other code; or ends, if it is to stop."""
     logger.error("%s", drift)
+    if isinstance(drift, NonDeterminismError):
+        journal.drop(live)  # it may have been found out in the middle of its life
     if live.asked_to_stop is None:
         journal.entry(live).update = rows.parked(live, drift)
     else:
@@ -83,7 +85,7 @@ def park(journal: Journal, clock: Clock, live: LiveRun, drift: ReplayDriftError)
 
 
 def _cancel_without_code(
-    journal: Journal, now_us: int, live: LiveRun, request: Message, drift: ReplayDriftError
+    journal: Journal, now_us: int, live: LiveRun, request: Message, drift: ReplayDriftError | NonDeterminismError
 ) -> None:
     entry = journal.entry(live)
     entry.remove(request)

@@ -33,6 +33,7 @@ from tests.app import (
     family_workflows,
     poison_workflows,
     queue_workflows,
+    unrepeatable_workflows,
 )
 
 # So that worker processes know them too.
@@ -43,6 +44,7 @@ __all__ = [
     "family_workflows",
     "poison_workflows",
     "queue_workflows",
+    "unrepeatable_workflows",
 ]
 
 
