@@ -16,7 +16,7 @@ from continuum.models import Run
 from continuum.search_conditions import Condition, grouping, ordering, parse, possible_states
 from continuum.search_cursors import Position
 from continuum.search_groups import expression, key_of
-from continuum.search_rows import run_of
+from continuum.search_rows import runs_of
 from continuum.search_statements import (
     LIVE,
     Query,
@@ -32,12 +32,11 @@ __all__ = ["Page", "acount", "aquery", "count", "query"]
 
 _MOST_ON_A_PAGE = 100
 
-# How many runs are looked at in order before another way is tried, and how many at most if that looks promising: each
-# takes about a microsecond.
-_FIRST_LOOK = 1_000
-_FIRST_LOOK_EVERYWHERE = 200
+# How many runs are looked at in order before another way is tried, and how many at most if so many hits at the first
+# look, or the lack of another way, speak for it. To look at a run takes most of a microsecond.
+_FIRST_LOOK = 200
 _LONGEST_LOOK = 20_000
-_PROMISING = 5
+_PROMISING = 3
 # Indexes are walked along for each pair of a workflow and a state.
 _MOST_WORKFLOWS = 10
 
@@ -97,7 +96,7 @@ def query(
     wanted = _query(namespace, where, direction, column, after)
     alias = arguments.alias_for(using)
     rows = _found(alias, wanted, size + 1)
-    runs = [run_of(row, alias) for row in rows[:size]]
+    runs = runs_of(rows[:size], alias)
     following = None
     if len(rows) > size:
         last = runs[-1]
@@ -198,15 +197,22 @@ def _searched(alias: str, wanted: Query, limit: int) -> list[tuple[Any, ...]]:
     workflows = _workflows(wanted)
     if workflows and not wanted.states & LIVE:
         return _rows(alias, ended_in_order(wanted, workflows, limit))
-    first = _FIRST_LOOK if wanted.namespace is not None else _FIRST_LOOK_EVERYWHERE
-    rows = _rows(alias, in_order(wanted, first, limit))
-    if len(rows) < limit and len(rows) >= _PROMISING:
-        # As many again as it takes if they go on to come as often as so far, and once more for luck.
-        further = min(_LONGEST_LOOK, ceil(2 * first * limit / len(rows)))
+    rows = _rows(alias, in_order(wanted, _FIRST_LOOK, limit))
+    if len(rows) < limit and (further := _further_look(wanted, len(rows), limit)):
         rows = _rows(alias, in_order(wanted, further, limit))
     if len(rows) == limit:
         return rows
     return _rows(alias, ended_in_order(wanted, workflows, limit) if workflows else gathered(wanted, limit))
+
+
+def _further_look(wanted: Query, hits: int, limit: int) -> int:
+    """Return how many runs to look at after a first look that had some hits, but too few; 0 if that is not worth it."""
+    if wanted.namespace is None:
+        return 0  # so many would be looked at in each namespace
+    if hits >= _PROMISING:
+        # As many as it takes if hits go on to be as frequent, and as many again.
+        return min(_LONGEST_LOOK, ceil(2 * _FIRST_LOOK * limit / hits))
+    return 0 if wanted.is_selective else _LONGEST_LOOK
 
 
 def _names_runs(wanted: Query) -> bool:

@@ -89,6 +89,18 @@ class Query:
             if not self._is_bound(each) and not (each.column == "state" and each.operator in exact)
         ]
 
+    @property
+    def is_selective(self) -> bool:
+        """Whether there is another index than that of the order to look along."""
+        if self.states != ALL_STATES:
+            return True
+        return any(
+            each.indexed
+            or each.column in ("id", "started_at", "completed_at")
+            or (each.column == "workflow" and each.operator in ("eq", "in"))
+            for each in self.rest
+        )
+
     def _is_bound(self, condition: Condition) -> bool:
         return condition.column == self.column and condition.operator in ("eq", "lt", "lte", "gt", "gte")
 
@@ -109,7 +121,10 @@ class Query:
         if self.column == "id":
             return [Text(f"id {sign} %s::uuid", (str(self.after.id),))]
         cast = _CASTS.get(self.column, "timestamptz")
-        return [*placed, Text(f"({self.column}, id) {sign} (%s::{cast}, %s::uuid)", (self.after.value, str(self.after.id)))]
+        return [
+            *placed,
+            Text(f"({self.column}, id) {sign} (%s::{cast}, %s::uuid)", (self.after.value, str(self.after.id))),
+        ]
 
 
 def in_order(query: Query, looked_at: int | None, wanted: int) -> Text:
@@ -193,8 +208,13 @@ def counted(query: Query, group: Text | None) -> Text:
 
 
 def _arms(query: Query, hop: bool, names: Text, also: list[Text], tail: str) -> list[Text]:
-    """Return the queries of all runs that meet the conditions: of those that have ended, and of those that are live."""
+    """Return the queries of all runs that meet the conditions: of those that have ended, and of those that are live.
+
+    What is looked up by nothing but attributes needs no index on the state.
+    """
     conditions = [*_namespace(query, hop), *_texts(query.conditions), *also]
+    if query.conditions and all(each.indexed for each in query.conditions):
+        return [_select(names, conditions, tail)]
     states = [some for some in (query.states & ENDED, query.states & LIVE) if some]
     return [_select(names, [_in_states(some), *conditions], tail) for some in states]
 
