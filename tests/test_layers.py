@@ -26,6 +26,7 @@ LAYERS = [
     ["continuum.migrations", "continuum.worker"],
     [
         "continuum.arguments",
+        "continuum.health",
         "continuum.client",
         "continuum.hints",
         "continuum.labelling",
@@ -37,7 +38,9 @@ LAYERS = [
         "continuum.search_groups",
         "continuum.search_rows",
         "continuum.search_statements",
+        "continuum.retention",
         "continuum.starting",
+        "continuum.timeline",
         "continuum.waiting",
     ],
     [
