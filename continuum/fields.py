@@ -22,8 +22,8 @@ class AttributesField(models.JSONField):
 class AttributesContain(DataContains):
     """``attributes__contains={...}``, so put that PostgreSQL uses the index, which leaves empty attributes out."""
 
-    def as_sql(self, compiler, connection):
-        sql, params = super().as_sql(compiler, connection)
+    def as_postgresql(self, compiler, connection):
+        sql, params = super().as_postgresql(compiler, connection)
         if not self.rhs_is_direct_value() or self.rhs == {}:
             return sql, params
         lhs, lhs_params = self.process_lhs(compiler, connection)

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from asgiref.sync import sync_to_async
 from django.core import signing
-from django.db import connection
+from django.db import connection, connections
 
 import continuum
 from continuum import InvalidQueryError
@@ -376,8 +376,13 @@ class TestCount:
         assert continuum.count(group_by=VALUE) == {1: 2, 0: 2}
 
 
+@pytest.mark.django_db(transaction=True)
 class TestTwins:
-    @pytest.mark.django_db(transaction=True)
+    @pytest.fixture(autouse=True)
+    async def no_connection_in_the_other_thread(self):
+        yield
+        await sync_to_async(connections.close_all)()
+
     async def test_do_the_same(self):
         runs = await sync_to_async(RunFactory.create_batch)(3, state="failed", attributes={"plan": "pro"})
         where = [("eq", PLAN, "pro")]
@@ -387,7 +392,6 @@ class TestTwins:
         assert await continuum.acount(where=where) == 3
         assert await continuum.acount("default", where, PLAN) == {"pro": 3}
 
-    @pytest.mark.django_db(transaction=True)
     async def test_entries_need_no_further_query(self):
         await sync_to_async(RunFactory)(input=[1])
         page = await continuum.aquery()

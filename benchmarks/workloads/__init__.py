@@ -15,6 +15,7 @@ WORKLOADS = {
     "w5": "w5_sequential",
     "w6": "w6_timers",
     "w7": "w7_starting",
+    "w9": "w9_searches",
 }
 
 
