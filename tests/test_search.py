@@ -120,6 +120,26 @@ class TestPage:
             continuum.query(using="elsewhere")
 
 
+class TestWays:
+    """Some limits decide which way a search goes; the property tests go them all, and these what is rare there."""
+
+    def test_a_first_look_takes_the_order_of_all_runs_not_that_of_those_that_run(self, monkeypatch):
+        monkeypatch.setattr("continuum.search._FIRST_LOOK", 3)
+        states = {9: "completed", 8: "completed", 7: "running", 6: "completed", 5: "running", 4: "running"}
+        runs = {n: RunFactory(started_at=NOW + timedelta(seconds=n), state=state) for n, state in states.items()}
+        Run.objects.filter(id=runs[8].id).update(version=2)
+        Run.objects.filter(id=runs[7].id).update(version=2)
+        page = continuum.query(where=[("eq", "version", 1)], per_page=2)
+        assert page.entries == [runs[9], runs[6]]
+
+    def test_live_runs_of_a_workflow_come_among_the_ended(self, monkeypatch):
+        monkeypatch.setattr("continuum.search._FIRST_LOOK", 1)
+        states = {3: "suspended", 2: "completed", 1: "pending"}
+        runs = [RunFactory(started_at=NOW + timedelta(seconds=n), state=state) for n, state in states.items()]
+        RunFactory(workflow="another", started_at=NOW + timedelta(seconds=4))
+        assert continuum.query(where=[("eq", "workflow", "shop.order_flow")]).entries == runs
+
+
 class TestFields:
     def test_ids_are_uuids_strings_or_runs(self):
         run, other = RunFactory(), RunFactory()
