@@ -16,6 +16,7 @@ from continuum.models import Run
 from continuum.search_conditions import Condition, grouping, ordering, parse, possible_states
 from continuum.search_cursors import Position
 from continuum.search_groups import expression, key_of
+from continuum.search_habits import Habits
 from continuum.search_rows import runs_of
 from continuum.search_statements import (
     LIVE,
@@ -37,6 +38,9 @@ _MOST_ON_A_PAGE = 100
 _FIRST_LOOK = 200
 _LONGEST_LOOK = 20_000
 _PROMISING = 3
+#: Searches by attributes too rare to be come across in order: looking there first takes as long as finding them.
+HABITS = Habits(quick=0.01)
+
 # Indexes are walked along for each pair of a workflow and a state.
 _MOST_WORKFLOWS = 10
 
@@ -197,12 +201,19 @@ def _searched(alias: str, wanted: Query, limit: int) -> list[tuple[Any, ...]]:
     workflows = _workflows(wanted)
     if workflows and not wanted.states & LIVE:
         return _rows(alias, ended_in_order(wanted, workflows, limit))
+    kind = (alias, replace(wanted, after=None))
+    if kind in HABITS:
+        return HABITS.gather(kind, lambda: _rows(alias, gathered(wanted, limit)))
     rows = _rows(alias, in_order(wanted, _FIRST_LOOK, limit))
     if len(rows) < limit and (further := _further_look(wanted, len(rows), limit)):
         rows = _rows(alias, in_order(wanted, further, limit))
     if len(rows) == limit:
         return rows
-    return _rows(alias, ended_in_order(wanted, workflows, limit) if workflows else gathered(wanted, limit))
+    if workflows:
+        return _rows(alias, ended_in_order(wanted, workflows, limit))
+    if not any(each.indexed for each in wanted.rest):
+        return _rows(alias, gathered(wanted, limit))
+    return HABITS.gather(kind, lambda: _rows(alias, gathered(wanted, limit)))
 
 
 def _further_look(wanted: Query, hits: int, limit: int) -> int:

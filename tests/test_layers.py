@@ -37,6 +37,7 @@ LAYERS = [
         "continuum.search_conditions",
         "continuum.search_cursors",
         "continuum.search_groups",
+        "continuum.search_habits",
         "continuum.search_rows",
         "continuum.search_statements",
         "continuum.starting",

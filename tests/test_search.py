@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.core import signing
 from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
 
 import continuum
 from continuum import InvalidQueryError
 from continuum.models import Run
 from continuum.search import _query
 from continuum.search_groups import expression
+from continuum.search_habits import Habits
 from continuum.search_statements import Text, counted, gathered, in_order
 from tests.factories import RunFactory
 
@@ -138,6 +141,52 @@ class TestWays:
         runs = [RunFactory(started_at=NOW + timedelta(seconds=n), state=state) for n, state in states.items()]
         RunFactory(workflow="another", started_at=NOW + timedelta(seconds=4))
         assert continuum.query(where=[("eq", "workflow", "shop.order_flow")]).entries == runs
+
+
+class TestHabits:
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        clock = SimpleNamespace(now=0.0, took=0.0)
+
+        def tell():
+            clock.now += clock.took
+            return clock.now
+
+        monkeypatch.setattr("continuum.search.HABITS", Habits(1.0, most=2, clock=tell))
+        return clock
+
+    def rare(self, value="x", **options):
+        with CaptureQueriesContext(connection) as queries:
+            page = continuum.query(where=[("eq", VALUE, value)], per_page=1, **options)
+        return len(queries), page
+
+    def test_what_was_gathered_quickly_is_gathered_at_once_the_next_time(self, clock):
+        one, other = sorted([holding("x"), holding("x")], key=lambda run: run.started_at)
+        RunFactory.create_batch(2, attributes={"value": "y"})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("continuum.search._FIRST_LOOK", 1)
+            assert [self.rare()[0] for _ in range(3)] == [2, 1, 1]
+            _, page = self.rare()
+            queries, rest = self.rare(cursor=page.next_cursor)
+        assert (queries, page.entries, rest.entries) == (1, [other], [one])
+
+    def test_what_has_come_to_take_long_is_looked_for_in_order_again(self, clock):
+        assert self.rare()[0] == 2
+        clock.took = 2.0
+        assert [self.rare()[0] for _ in range(3)] == [1, 2, 2]
+
+    def test_what_is_common_is_found_in_order_all_along(self, clock):
+        RunFactory.create_batch(3, attributes={"value": "x"})
+        assert [self.rare()[0] for _ in range(3)] == [1, 1, 1]
+
+    def test_a_search_of_another_order_is_another(self, clock):
+        self.rare()
+        assert self.rare(order_by=("asc", "started_at"))[0] == 2
+
+    def test_no_more_than_a_number_of_them_is_remembered(self, clock):
+        for value in ("a", "b", "c"):
+            self.rare(value)
+        assert [self.rare(value)[0] for value in ("c", "a")] == [1, 2]
 
 
 class TestFields:

@@ -200,7 +200,11 @@ def all_pages(namespace, where, order_by, per_page):
 
 
 # Searches go their ways by the size of the tables. These limits make them go each of them on small ones.
-LIMITS = [{"_FIRST_LOOK": 200}, {"_FIRST_LOOK": 2, "_PROMISING": 1}, {"_FIRST_LOOK": 1, "_LONGEST_LOOK": 1, "_MOST_WORKFLOWS": 0}]
+LIMITS = [
+    {"_FIRST_LOOK": 200},
+    {"_FIRST_LOOK": 2, "_PROMISING": 1},
+    {"_FIRST_LOOK": 1, "_LONGEST_LOOK": 1, "_MOST_WORKFLOWS": 0},
+]
 
 
 searches = st.fixed_dictionaries(
