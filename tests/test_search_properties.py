@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 import continuum
 from continuum import search as search_module
@@ -20,77 +21,111 @@ pytestmark = pytest.mark.django_db
 
 MOMENT = datetime(2026, 3, 1, tzinfo=UTC)
 MOMENTS = [MOMENT + timedelta(microseconds=n) for n in (-1, 0, 1, 200_000, 2_000_000, 60_000_000)]
-NAMESPACES = ["billing", "default"]
 WORKFLOWS = ["a.flow", "a.other", "b.flow"]
 IDS = [UUID(int=7 << 76 | 0b10 << 62 | n) for n in range(1, 13)]
 KEYS = ["a", "b", "0", "a.b", "", "'; DROP TABLE continuum_runs; --", "%s", "{a}"]
 
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.sampled_from([0, 1, -1, 2**70, 1.0, 1.5, -0.5, 1e300]),
-    st.sampled_from(["", "0", "1", "true", "null", "a", "ab", "b", "'", '"', "\\", "%", "é"]),
-)
-values = st.recursive(
-    scalars,
-    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.sampled_from(KEYS), inner, max_size=2)),
-    max_leaves=4,
-)
-attributes = st.dictionaries(st.sampled_from(KEYS), values, max_size=3)
-paths = st.lists(st.sampled_from(KEYS), min_size=1, max_size=3).map(lambda keys: ["attributes", *keys])
-
-runs = st.fixed_dictionaries(
-    {
-        "namespace": st.sampled_from(NAMESPACES),
-        "workflow": st.sampled_from(WORKFLOWS),
-        "state": st.sampled_from(Run.State.values),
-        "version": st.integers(1, 3),
-        "started_at": st.sampled_from(MOMENTS),
-        "completed_at": st.none() | st.sampled_from(MOMENTS),
-        "attributes": attributes,
-    }
-)
-tables = st.lists(runs, min_size=3, max_size=len(IDS)).flatmap(
-    lambda rows: st.permutations(IDS[: len(rows)]).map(
-        lambda ids: [row | {"id": id_} for row, id_ in zip(rows, ids, strict=True)]
-    )
-)
-
-OPERANDS = {
-    "id": st.sampled_from(IDS),
-    "run_id": st.sampled_from(IDS).map(str),
-    "state": st.sampled_from(Run.State.values),
-    "workflow": st.sampled_from([*WORKFLOWS, "a", "b.flow' OR true --"]),
-    "version": st.integers(0, 4) | st.just(2**80),
-    "started_at": st.sampled_from(MOMENTS),
-    "completed_at": st.sampled_from(MOMENTS),
-}
-FIELDS = list(OPERANDS)
+SCALARS = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2**70,
+    1.0,
+    1.5,
+    -0.5,
+    1e300,
+    "",
+    "0",
+    "1",
+    "true",
+    "null",
+    "a",
+    "ab",
+    "'",
+    '"',
+    "\\",
+    "é",
+]
+COMPARISONS = ["eq", "neq", "lt", "lte", "gt", "gte"]
+FIELDS = ["id", "run_id", "state", "workflow", "version", "started_at", "completed_at"]
 # Those that searches go different ways for come more often.
 OFTEN = [*FIELDS, "state", "workflow", "started_at", "completed_at", "state", "started_at"]
-COMPARISONS = ["eq", "neq", "lt", "lte", "gt", "gte"]
 
 
-@st.composite
-def conditions(draw):
-    if draw(st.booleans()):
-        field = draw(st.sampled_from(OFTEN))
-        operators = [*COMPARISONS, "in"] + (["startswith"] if field in ("state", "workflow") else [])
-        operator = draw(st.sampled_from(operators))
-        if operator == "in":
-            return (operator, field, draw(st.lists(OPERANDS[field], max_size=3)))
+class Source(random.Random):
+    """Rows and searches of all kinds. Hypothesis gives the seed: what it would make itself is too much of one kind."""
+
+    def value(self, depth=2):
+        dice = self.random()
+        if depth and dice < 0.15:
+            return [self.value(depth - 1) for _ in range(self.randrange(3))]
+        if depth and dice < 0.3:
+            return {self.choice(KEYS): self.value(depth - 1) for _ in range(self.randrange(3))}
+        return self.choice(SCALARS)
+
+    def row(self, id_):
+        return {
+            "id": id_,
+            "namespace": self.choice(["default", "default", "billing"]),
+            "workflow": self.choice(WORKFLOWS),
+            "state": self.choice([*Run.State.values, "running", "completed"]),
+            "version": self.randint(1, 3),
+            "started_at": self.choice(MOMENTS),
+            "completed_at": self.choice([None, *MOMENTS]),
+            "attributes": {self.choice(KEYS): self.value() for _ in range(self.randrange(4))},
+        }
+
+    def rows(self):
+        return [self.row(id_) for id_ in self.sample(IDS, self.randrange(len(IDS) + 1))]
+
+    def operand(self, field, rows):
+        value = self.choice(rows)[field] if rows and self.random() < 0.7 else self.row(self.choice(IDS))[field]
+        return self.operand(field, rows) if value is None else value
+
+    def condition(self, rows):
+        if self.random() < 0.4:
+            return self.condition_of_path(rows)
+        field = self.choice(OFTEN)
+        operators = [*COMPARISONS, "in", "eq", "in"] + (["startswith"] if field in ("state", "workflow") else [])
+        operator = self.choice(operators)
         if operator == "startswith":
-            return (operator, field, draw(st.sampled_from(["", "a", "a.", "b.flow", "s", "c", "%", "_"])))
-        return (operator, field, draw(OPERANDS[field]))
-    path = draw(paths)
-    operator = draw(st.sampled_from([*COMPARISONS, "in", "exists"]))
-    if operator == "exists":
-        return draw(st.sampled_from([(operator, path), (operator, path, True), (operator, path, False)]))
-    if operator == "in":
-        return (operator, path, draw(st.lists(values, max_size=3)))
-    if operator in ("eq", "neq"):
-        return (operator, path, draw(values))
-    return (operator, path, draw(scalars.filter(lambda value: value is not None)))
+            return (operator, field, self.choice(["", "a", "a.", "b.flow", "s", "c", "%", "_", "b' OR true --"]))
+        column, form = ("id", str) if field == "run_id" else (field, lambda value: value)
+        if operator == "in":
+            return (operator, field, [form(self.operand(column, rows)) for _ in range(self.randrange(4))])
+        return (operator, field, form(self.operand(column, rows)))
+
+    def condition_of_path(self, rows):
+        keys, value = [self.choice(KEYS) for _ in range(self.randint(1, 3))], self.value()
+        if rows and self.random() < 0.7:  # what is there
+            value, found = self.choice(rows)["attributes"], []
+            while isinstance(value, dict) and value and (not found or self.random() < 0.7):
+                found.append(self.choice(sorted(value)))
+                value = value[found[-1]]
+            keys = found or keys
+        path, operator = ["attributes", *keys], self.choice([*COMPARISONS, "in", "exists", "eq"])
+        if operator == "exists":
+            return self.choice([(operator, path), (operator, path, True), (operator, path, False)])
+        if operator == "in":
+            return (operator, path, self.sample([value, self.value(), self.value()], self.randrange(4)))
+        if operator in ("eq", "neq"):
+            return (operator, path, value)
+        scalar = value is not None and not isinstance(value, list | dict)
+        return (operator, path, value if scalar else self.choice(SCALARS[1:]))
+
+    def search(self, rows):
+        return {
+            "namespace": self.choice(["default", "default", "default", "billing", "nowhere", None]),
+            "where": [self.condition(rows) for _ in range(self.choice([0, 1, 1, 2, 2, 3]))],
+            "order_by": (self.choice(["asc", "desc"]), self.choice(OFTEN)),
+            "per_page": self.randint(1, 5),
+        }
+
+
+sources = st.integers(0, 2**64).map(Source)
 
 
 # The model
@@ -207,48 +242,46 @@ LIMITS = [
 ]
 
 
-searches = st.fixed_dictionaries(
-    {
-        "namespace": st.sampled_from([None, *NAMESPACES, "nowhere"]),
-        "where": st.lists(conditions(), max_size=3),
-        "order_by": st.tuples(st.sampled_from(["asc", "desc"]), st.sampled_from(OFTEN)),
-        "per_page": st.integers(1, 5),
-    }
-)
-
-
-@given(rows=tables, some=st.lists(searches, min_size=8, max_size=8), limits=st.sampled_from(LIMITS))
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
-def test_a_search_finds_what_the_model_finds_in_its_order(rows, some, limits):
+@given(source=sources, limits=st.sampled_from(LIMITS))
+@settings(deadline=None, max_examples=75)
+def test_a_search_finds_what_the_model_finds_in_its_order(source, limits):
+    rows = source.rows()
     with transaction.atomic(), patch.multiple(search_module, **limits):
         stored(rows)
-        for search in some:
+        for _ in range(15):
+            search = source.search(rows)
             namespace, where, (direction, field) = search["namespace"], search["where"], search["order_by"]
             expected = model(rows, namespace, where, direction, field)
-            assert [run.id for run in all_pages(**search)] == expected
-            assert continuum.count(namespace, where) == len(expected)
-            assert continuum.count(namespace, where, group_by=field) == grouped(rows, set(expected), field)
+            assert [run.id for run in all_pages(**search)] == expected, search
+            assert continuum.count(namespace, where) == len(expected), search
+            assert continuum.count(namespace, where, group_by=field) == grouped(rows, set(expected), field), search
 
 
-@given(rows=tables, wanted=attributes.filter(lambda value: not any(isinstance(v, dict | list) for v in value.values())))
-@settings(deadline=None, max_examples=30)
-def test_querysets_mean_the_same(rows, wanted):
+@given(source=sources)
+@settings(deadline=None, max_examples=25)
+def test_querysets_mean_the_same(source):
+    rows = source.rows()
+    wanted = {key: value for key in source.sample(KEYS, 2) if not isinstance(value := source.value(0), list | dict)}
     with transaction.atomic():
         stored(rows)
-        where = [("eq", ["attributes", key], value) for key, value in wanted.items()]
-        found = Run.objects.in_namespace("default").with_attributes(**wanted)
-        for runs_of, states in ((found.terminal(), Run.TERMINAL_STATES), (found.active(), ACTIVE)):
-            ids = [run.id for run in all_pages("default", [*where, ("in", "state", states)], ("asc", "id"), 5)]
-            assert [run.id for run in runs_of.order_by("id")] == ids
+        for bearing in ({}, wanted, *(dict([item]) for row in rows for item in row["attributes"].items())):
+            if any(isinstance(value, list | dict) for value in bearing.values()):
+                continue
+            where = [("eq", ["attributes", key], value) for key, value in bearing.items()]
+            found = Run.objects.in_namespace("default").with_attributes(**bearing)
+            for runs_of, states in ((found.terminal(), Run.TERMINAL_STATES), (found.active(), ACTIVE)):
+                ids = [run.id for run in all_pages("default", [*where, ("in", "state", states)], ("asc", "id"), 5)]
+                assert [run.id for run in runs_of.order_by("id")] == ids
 
 
 ACTIVE = [state for state in Run.State.values if state not in Run.TERMINAL_STATES]
 
 
-@given(rows=tables, field=st.sampled_from(FIELDS), direction=st.sampled_from(["asc", "desc"]), data=st.data())
-@settings(deadline=None, max_examples=30)
-def test_runs_that_come_meanwhile_neither_repeat_nor_displace_others(rows, field, direction, data):
-    first = data.draw(st.integers(0, len(rows)))
+@given(source=sources)
+@settings(deadline=None, max_examples=40)
+def test_runs_that_come_meanwhile_neither_repeat_nor_displace_others(source):
+    rows, direction, field = source.rows(), source.choice(["asc", "desc"]), source.choice(FIELDS)
+    first = source.randint(0, len(rows))
     with transaction.atomic():
         stored(rows[:first])
         page = continuum.query(None, (), (direction, field), 2)
