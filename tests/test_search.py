@@ -128,12 +128,13 @@ class TestWays:
 
     def test_a_first_look_takes_the_order_of_all_runs_not_that_of_those_that_run(self, monkeypatch):
         monkeypatch.setattr("continuum.search._FIRST_LOOK", 3)
-        states = {9: "completed", 8: "completed", 7: "running", 6: "completed", 5: "running", 4: "running"}
-        runs = {n: RunFactory(started_at=NOW + timedelta(seconds=n), state=state) for n, state in states.items()}
-        Run.objects.filter(id=runs[8].id).update(version=2)
-        Run.objects.filter(id=runs[7].id).update(version=2)
+        kinds = [("completed", 1), ("completed", 2), ("completed", 2), ("completed", 1), ("running", 1), ("running", 1)]
+        runs = [
+            RunFactory(started_at=NOW - timedelta(seconds=age), state=state, version=version)
+            for age, (state, version) in enumerate(kinds)
+        ]
         page = continuum.query(where=[("eq", "version", 1)], per_page=2)
-        assert page.entries == [runs[9], runs[6]]
+        assert page.entries == [runs[0], runs[3]]
 
     def test_live_runs_of_a_workflow_come_among_the_ended(self, monkeypatch):
         monkeypatch.setattr("continuum.search._FIRST_LOOK", 1)
@@ -141,6 +142,12 @@ class TestWays:
         runs = [RunFactory(started_at=NOW + timedelta(seconds=n), state=state) for n, state in states.items()]
         RunFactory(workflow="another", started_at=NOW + timedelta(seconds=4))
         assert continuum.query(where=[("eq", "workflow", "shop.order_flow")]).entries == runs
+
+    def test_conditions_on_the_workflow_have_to_be_met_together(self):
+        ours = RunFactory(workflow="a", state="completed")
+        RunFactory(workflow="b", state="completed")
+        where = [("eq", "state", "completed"), ("eq", "workflow", "a"), ("in", "workflow", ["a", "b"])]
+        assert found(*where) == {ours}
 
 
 class TestHabits:

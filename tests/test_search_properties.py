@@ -79,7 +79,7 @@ class Source(random.Random):
         }
 
     def rows(self):
-        return [self.row(id_) for id_ in self.sample(IDS, self.randrange(len(IDS) + 1))]
+        return [self.row(id_) for id_ in self.sample(IDS, self.choice([0, 3, 6, 9, 11, 12]))]
 
     def operand(self, field, rows):
         value = self.choice(rows)[field] if rows and self.random() < 0.7 else self.row(self.choice(IDS))[field]
@@ -116,12 +116,30 @@ class Source(random.Random):
         scalar = value is not None and not isinstance(value, list | dict)
         return (operator, path, value if scalar else self.choice(SCALARS[1:]))
 
-    def search(self, rows):
+    def typical_search(self):
+        """What people ask for, and what each way of searching is for."""
+        states = self.sample(Run.State.values, self.randint(1, 3))
+        workflows = self.sample(WORKFLOWS, self.randint(1, 2))
+        where = [
+            self.choice([("in", "state", states), ("eq", "state", states[0]), ("neq", "state", states[0])]),
+            self.choice([("in", "workflow", workflows), ("eq", "workflow", workflows[0])]),
+            self.choice([("gte", "started_at", MOMENTS[1]), ("lt", "version", 3), ("eq", ["attributes", "a"], 1)]),
+        ]
         return {
-            "namespace": self.choice(["default", "default", "default", "billing", "nowhere", None]),
-            "where": [self.condition(rows) for _ in range(self.choice([0, 1, 1, 2, 2, 3]))],
+            "namespace": self.choice(["default", "default", None]),
+            "where": self.sample(where, self.choice([1, 1, 2])),
+            "order_by": (self.choice(["asc", "desc"]), self.choice(["started_at", "started_at", "completed_at", "id"])),
+            "per_page": self.choice([1, 1, 2, 3]),
+        }
+
+    def search(self, rows):
+        if self.random() < 0.4:
+            return self.typical_search()
+        return {
+            "namespace": self.choice([*["default"] * 6, *[None] * 3, "billing", "nowhere"]),
+            "where": [self.condition(rows) for _ in range(self.choice([0, 1, 1, 1, 1, 2, 2, 3]))],
             "order_by": (self.choice(["asc", "desc"]), self.choice(OFTEN)),
-            "per_page": self.randint(1, 5),
+            "per_page": self.choice([1, 1, 2, 2, 3, 5]),
         }
 
 
