@@ -261,7 +261,7 @@ LIMITS = [
 
 
 @given(source=sources, limits=st.sampled_from(LIMITS))
-@settings(deadline=None, max_examples=75)
+@settings(deadline=None, max_examples=50)
 def test_a_search_finds_what_the_model_finds_in_its_order(source, limits):
     rows = source.rows()
     with transaction.atomic(), patch.multiple(search_module, **limits):
