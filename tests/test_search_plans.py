@@ -138,6 +138,19 @@ def test_the_first_look_is_bounded_whatever_the_statistics_say():
     assert scan["Actual Rows"] <= 200
 
 
+def test_what_is_gathered_is_not_walked_to_in_order_whatever_the_statistics_say():
+    """As when an attribute is rarer than PostgreSQL believes: it would expect to come across fifty soon."""
+    some = list(Run.objects.order_by("id").values_list("id", flat=True)[::40])
+    Run.objects.filter(id__in=some).update(attributes={"trap": 1})
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE continuum_runs")
+    Run.objects.filter(id__in=some).update(attributes={"trap": 2})
+    where = [attribute("trap", 1), ("eq", "state", "completed")]
+    *_, last = plans_of(lambda: continuum.query(where=where, per_page=50))
+    assert indexes([last]) == {GIN, KEY}
+    assert blocks([last]) < 1_500
+
+
 @pytest.mark.parametrize(
     ("where", "index"),
     [
