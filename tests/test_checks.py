@@ -22,7 +22,7 @@ def ids(found):
 
 @pytest.fixture(autouse=True)
 def no_pages(monkeypatch):
-    """Leave out the workflows of the guides, which show what is not to be done and may have been loaded by other tests."""
+    """Leave out the workflows of the guides, which show what is not to be done, if other tests have loaded them."""
     every = checks.registry.workflows
     monkeypatch.setattr(
         checks.registry, "workflows", lambda: [each for each in every() if not each.name.startswith("pages.")]
