@@ -25,6 +25,7 @@ from continuum.exceptions import (
     SignalRefusedError,
     UnknownWorkflowError,
 )
+from continuum.labelling import set_attributes
 from continuum.models import Run
 from continuum.reopening import fork, retry
 from continuum.starting import RunPrunedError, get_or_start, start, start_many
@@ -39,6 +40,7 @@ __all__ = [
     "aget_run",
     "aresult",
     "aretry",
+    "aset_attributes",
     "asignal",
     "astart",
     "astart_many",
@@ -49,6 +51,7 @@ __all__ = [
     "get_run",
     "result",
     "retry",
+    "set_attributes",
     "signal",
     "start",
     "start_many",
@@ -215,6 +218,7 @@ astart_many = _twin(start_many)
 aget_run = _twin(get_run)
 asignal = _twin(signal)
 acancel = _twin(cancel)
+aset_attributes = _twin(set_attributes)
 aretry = _twin(retry)
 afork = _twin(fork)
 
