@@ -109,7 +109,10 @@ class Query:
         if self.column == "id":
             return [Text(f"id {sign} %s::uuid", (str(self.after.id),))]
         cast = _CASTS.get(self.column, "timestamptz")
-        return [*placed, Text(f"({self.column}, id) {sign} (%s::{cast}, %s::uuid)", (self.after.value, str(self.after.id)))]
+        return [
+            *placed,
+            Text(f"({self.column}, id) {sign} (%s::{cast}, %s::uuid)", (self.after.value, str(self.after.id))),
+        ]
 
 
 def in_order(query: Query, looked_at: int | None, wanted: int) -> Text:
