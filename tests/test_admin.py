@@ -255,6 +255,39 @@ class TestRunPage:
         text = run_page(run)
         assert re.search(r'1 \+1 min 30 s activity_completed charge 0:1 { "result": "ch_1" } 2 \+1 min', text)
 
+    def test_draws_the_timeline_with_a_way_to_each_event(self, get):
+        run = make_run(started_at=NOW - timedelta(seconds=90), claimed_at=NOW - timedelta(seconds=89))
+        child = uuid7()
+        HistoryEventFactory.reset_sequence(0)
+        HistoryEventFactory(run=run, name="shop.charge")
+        HistoryEventFactory(run=run, type="child_failed", command_id="0:2", name="refund", data={"child": str(child)})
+        HistoryEventFactory(run=run, type="run_failed", command_id=None, name=None, data={"type": "ValueError"})
+        html = get("admin:continuum_run_change", run.pk).content.decode()
+        lanes = re.findall(r'aria-label="(shop\.charge|refund): ([^"]*)"', html)
+        assert {name for name, _ in lanes} == {"shop.charge", "refund"}
+        assert dict(lanes)["shop.charge"].startswith("completed, +1 min 30 s, ")
+        assert html.count('href="#event-1"') == html.count('id="event-1"') == 1
+        assert reverse("admin:continuum_run_change", args=[child]) in html
+        assert "failed: ValueError" in str(Page(html))
+
+    def test_a_run_without_a_history_has_no_timeline(self, run_page):
+        assert "Timeline" not in run_page(make_run())
+
+    @pytest.mark.parametrize("state", ["running", "completed"])
+    def test_the_page_of_a_live_run_renews_itself(self, get, admin_client, state):
+        run = make_run(state=state, completed_at=NOW if state == "completed" else None)
+        make_events(run, 3)
+        html = get("admin:continuum_run_change", run.pk, before="3").content.decode()
+        (address,) = re.findall(r'data-continuum-fragment="([^"]*)"', html)
+        assert address == reverse("admin:continuum_run_fragment", args=[run.pk]) + "?before=3"
+        assert ("data-continuum-live" in html) == (state == "running")
+        fragment = admin_client.get(address)
+        assert fragment.status_code == 200
+        assert [row.event.seq for row in fragment.context["history"].rows] == [1, 2]
+        assert "<html" not in fragment.content.decode()
+        headings = re.compile(r"<h2>(.*?)</h2>")
+        assert headings.findall(fragment.content.decode()) == headings.findall(html.partition("content-main")[2])
+
     def test_shows_the_newest_events_of_a_long_history_and_leads_to_the_older(self, get):
         run = make_run()
         make_events(run, 1_201)
@@ -298,8 +331,8 @@ class TestRunPage:
         for count in (1, 300):
             run = make_run(owner_id=7, parent_run_id=uuid7())
             make_events(run, count)
-            # Session, user, run, children, tasks, payloads, events.
-            with django_assert_num_queries(7):
+            # Session, user, run, children, timeline, tasks, payloads, events.
+            with django_assert_num_queries(8):
                 get("admin:continuum_run_change", run.pk)
 
     def test_an_unknown_or_malformed_id_leads_back(self, admin_client):
@@ -341,6 +374,7 @@ class TestSafety:
 
     def test_the_style_sheet_is_there(self, get):
         assert finders.find("continuum/admin.css")
+        assert finders.find("continuum/live.js")
         assert "continuum/admin.css" in get(LIST).content.decode()
 
     @pytest.mark.parametrize("model", ["run", "worker"])
@@ -376,6 +410,11 @@ class TestSafety:
     def test_runs_take_the_permission_to_view_them(self, client):
         client.force_login(User.objects.create_user("clerk", is_staff=True))
         assert client.get(reverse(LIST)).status_code == 403
+        assert client.get(reverse("admin:continuum_run_fragment", args=[make_run().pk])).status_code == 403
+
+    def test_a_fragment_of_no_run_is_not_found(self, admin_client):
+        for run_id in (uuid7(), "nonsense"):
+            assert admin_client.get(reverse("admin:continuum_run_fragment", args=[run_id])).status_code == 404
 
 
 class TestWorkerList:

@@ -5,8 +5,12 @@ import re
 from uuid import UUID
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Subquery
-from django.urls import reverse
+from django.http import Http404
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
@@ -17,6 +21,7 @@ from continuum.admin.details import facts, history_page, payload_sections, tasks
 from continuum.admin.filters import NamespaceFilter, WorkflowFilter
 from continuum.admin.pagination import CappedPaginator
 from continuum.admin.payloads import with_payloads
+from continuum.admin.storyline import story
 from continuum.models import Run, Worker
 
 __all__ = ["RunAdmin"]
@@ -118,21 +123,46 @@ class RunAdmin(ReadOnlyAdmin):
     def get_fields(self, request, obj=None):
         return ()
 
+    def get_urls(self):
+        name = "continuum_run_fragment"
+        fragment = path("<path:object_id>/fragment/", self.admin_site.admin_view(self.fragment_view), name=name)
+        return [fragment, *super().get_urls()]
+
+    def fragment_view(self, request, object_id):
+        """The changing part of a run's page, for the script that keeps it up to date."""
+        run = self.get_object(request, unquote(object_id))
+        if run is None:
+            raise Http404
+        if not self.has_view_permission(request, run):
+            raise PermissionDenied
+        return TemplateResponse(
+            request, "admin/continuum/run/body.html", {"opts": self.opts, **self._story(request, run)}
+        )
+
     def render_change_form(self, request, context, add=False, change=False, form_url="", obj=None):
-        may_see = request.user.has_perm("continuum.view_payload")
+        name = f"{self.admin_site.name}:continuum_run_fragment"
+        query = f"?{request.GET.urlencode()}" if request.GET else ""
         context |= {
             "title": obj.workflow,
             "subtitle": None,
+            "fragment": reverse(name, args=[obj.pk]) + query,
+            **self._story(request, obj),
+        }
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def _story(self, request, obj):
+        may_see = request.user.has_perm("continuum.view_payload")
+        return {
             "run": obj,
             "state_chip": self.state_chip(obj),
             "attribute_chips": self.attribute_chips(obj),
             "why": waiting_lines(obj, with_errors=may_see),
             "facts": facts(obj, self.admin_site.name),
+            "story": story(obj, self.admin_site.name),
             "tasks": tasks(obj),
             "payloads": payload_sections(obj) if may_see else None,
             "history": history_page(obj, before=request.GET.get("before"), with_data=may_see),
         }
-        return super().render_change_form(request, context, add, change, form_url, obj)
 
 
 def id_bounds(term: str) -> tuple[UUID, UUID] | None:
