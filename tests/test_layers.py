@@ -34,6 +34,7 @@ LAYERS = [
         "continuum.labelling",
         "continuum.listening",
         "continuum.reopening",
+        "continuum.overview",
         "continuum.retention",
         "continuum.search",
         "continuum.search_conditions",
