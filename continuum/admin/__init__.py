@@ -1,8 +1,8 @@
 """The admin: a dashboard, runs and workers.
 
 ``dashboard``, ``runs`` and ``workers`` hold the pages; ``details`` and ``storyline`` what the page of a run shows;
-``payloads`` reads what may be large or unreadable, ``wording`` says things in words, ``filters`` and ``pagination`` keep
-the list fast however many runs there are.
+``payloads`` reads what may be large or unreadable, ``wording`` says things in words, ``filters`` and ``pagination``
+keep the list fast however many runs there are.
 """
 
 from continuum.admin.dashboard import DashboardAdmin

@@ -209,6 +209,7 @@ def _waits(alias: str, site: str, now: datetime) -> list[dict[str, Any]]:
     return [
         {
             "run": run,
+            "short": f"{str(run.id)[:8]}…{str(run.id)[-6:]}",
             "address": reverse(f"{site}:continuum_run_change", args=[run.pk]),
             "started": wording.moment(run.started_at, now),
             "why": "code that fits its history"
