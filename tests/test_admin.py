@@ -331,8 +331,8 @@ class TestRunPage:
         for count in (1, 300):
             run = make_run(owner_id=7, parent_run_id=uuid7())
             make_events(run, count)
-            # Session, user, run, children, timeline, tasks, payloads, events.
-            with django_assert_num_queries(8):
+            # Session, user, run, children, timeline, tasks, log, payloads, events.
+            with django_assert_num_queries(9):
                 get("admin:continuum_run_change", run.pk)
 
     def test_an_unknown_or_malformed_id_leads_back(self, admin_client):
@@ -384,7 +384,9 @@ class TestSafety:
         assert admin_client.get(reverse(f"admin:continuum_{model}_delete", args=[row.pk])).status_code == 403
         assert admin_client.post(reverse(f"admin:continuum_{model}_change", args=[row.pk]), {}).status_code == 403
         page = admin_client.get(reverse(f"admin:continuum_{model}_changelist"))
-        assert page.context["action_form"] is None
+        offered = page.context["action_form"]
+        names = [name for name, _ in offered.fields["action"].choices if name] if offered else []
+        assert names == (["signal", "cancel", "retry", "set_attributes"] if model == "run" else [])
 
     def test_payloads_take_a_permission_of_their_own(self, client):
         user = User.objects.create_user("operator", is_staff=True)
@@ -406,6 +408,33 @@ class TestSafety:
         assert "the activity charge, attempt 2" in html
         user.user_permissions.add(Permission.objects.get(codename="view_payload"))
         assert secret in client.get(address).content.decode()
+
+    def test_the_projects_hook_sees_every_value_first(self, get, settings):
+        secret = "4111-1111"
+        run = make_run(
+            state="suspended",
+            input=[secret],
+            result=secret,
+            progress="x" * 200_000 + secret,
+            error={"type": "E", "message": secret, "traceback": secret},
+            waiting_on=[{"kind": "activity", "name": "charge", "attempt": 2, "last_error": secret}],
+        )
+        make_events(run, 2, data={"result": secret})
+        seen = set()
+
+        def hide(value, shown):
+            seen.add((shown.field, shown.type, shown.name))
+            assert (shown.run_id, shown.workflow) == (run.id, "shop.order_flow")
+            return "***"
+
+        settings.CONTINUUM = {"REDACT": hide}
+        html = get("admin:continuum_run_change", run.pk).content.decode()
+        assert secret not in html
+        assert "x" * 20 not in html
+        assert "too long to be redacted" in html
+        assert {field for field, _, _ in seen} == {"input", "result", "error", "waiting_on", "event"}
+        assert ("event", "activity_completed", "charge") in seen
+        assert secret not in get("admin:continuum_dashboard_changelist").content.decode()
 
     def test_runs_take_the_permission_to_view_them(self, client):
         client.force_login(User.objects.create_user("clerk", is_staff=True))

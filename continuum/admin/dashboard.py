@@ -24,6 +24,7 @@ from continuum.admin import wording
 from continuum.admin.base import ReadOnlyAdmin
 from continuum.conf import settings as continuum_settings
 from continuum.models import Dashboard, Run, Worker
+from continuum.redaction import Shown, redacted
 
 __all__ = ["DashboardAdmin"]
 
@@ -214,10 +215,15 @@ def _waits(alias: str, site: str, now: datetime) -> list[dict[str, Any]]:
             "started": wording.moment(run.started_at, now),
             "why": "code that fits its history"
             if run.state == Run.State.STUCK_UNKNOWN_VERSION
-            else "; ".join(wording.waits(run.waiting_on, now)),
+            else "; ".join(wording.waits(_seen(run), now)),
         }
         for run in overview.oldest_waits(using=alias)
     ]
+
+
+def _seen(run: Run) -> Any:
+    shown = Shown(field="waiting_on", run_id=run.id, workflow=run.workflow, namespace=run.namespace)
+    return redacted(run.waiting_on, shown)
 
 
 def _workers(alias: str, now: datetime) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 
 from continuum.admin import wording
+from continuum.admin.acting import entries_of
+from continuum.admin.asking import ActingMixin
 from continuum.admin.base import ReadOnlyAdmin
 from continuum.admin.details import facts, history_page, payload_sections, tasks, waiting_lines
 from continuum.admin.filters import NamespaceFilter, WorkflowFilter
@@ -32,8 +34,8 @@ _MOST_ATTRIBUTES = 6
 
 
 @admin.register(Run)
-class RunAdmin(ReadOnlyAdmin):
-    """Runs, newest first. Nothing can be edited here."""
+class RunAdmin(ActingMixin, ReadOnlyAdmin):
+    """Runs, newest first. Rows cannot be edited; runs can be acted on."""
 
     list_display = (
         "short_id",
@@ -50,6 +52,7 @@ class RunAdmin(ReadOnlyAdmin):
     list_filter = ("state", NamespaceFilter, WorkflowFilter)
     list_per_page = 50
     list_max_show_all = 0
+    actions = []
     search_fields = ("workflow",)
     search_help_text = "The beginning of a run id, or a part of a workflow's name"
     ordering = ("-id",)
@@ -159,7 +162,9 @@ class RunAdmin(ReadOnlyAdmin):
             "why": waiting_lines(obj, with_errors=may_see),
             "facts": facts(obj, self.admin_site.name),
             "story": story(obj, self.admin_site.name),
+            "buttons": self.buttons(request, obj),
             "tasks": tasks(obj),
+            "entries": entries_of(obj),
             "payloads": payload_sections(obj) if may_see else None,
             "history": history_page(obj, before=request.GET.get("before"), with_data=may_see),
         }

@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 
 from continuum.admin import wording
-from continuum.admin.payloads import payload_of
+from continuum.admin.details import waits_of
 from continuum.models import Run
 from continuum.timeline import Lane, Span, Timeline, timeline
 
@@ -87,7 +87,7 @@ class Story:
 def story(run: Run, site: str) -> Story | None:
     """Return a run's timeline; None where there is nothing to draw."""
     now = timezone.now()
-    waiting = payload_of(run, "waiting_on")
+    waiting = waits_of(run)
     drawn = timeline(run, now=now, waits=(waiting.value if waiting else None) or [])
     if not drawn.lanes and not drawn.marks:
         return None
