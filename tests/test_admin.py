@@ -12,7 +12,7 @@ from django.test import override_settings
 from django.urls import reverse
 
 from continuum.admin import pagination, wording
-from continuum.admin.runs import id_bounds
+from continuum.admin.searching import id_bounds
 from continuum.ids import uuid7
 from continuum.models import ActivityTask, HistoryEvent, Run, Worker, WorkflowVersion
 from tests.factories import HistoryEventFactory, RunFactory
@@ -132,7 +132,43 @@ class TestRunList:
     def test_runs_are_found_by_a_part_of_their_workflows_name(self, get):
         run = make_run(workflow="shop.refund_flow")
         make_run()
-        assert listed(get(LIST, q="refund")) == [run.id]
+        for name in ("shop.refund_flow", "shop.order_flow"):
+            WorkflowVersion.objects.create(workflow=name, version=1, version_hash="a")
+        assert listed(get(LIST, q="Refund")) == [run.id]
+        assert listed(get(LIST, q="nothing")) == []
+
+    def test_runs_are_found_by_their_attributes(self, get):
+        a = make_run(attributes={"plan": "pro", "customer": {"id": 7}, "note": "two words", "paid": True})
+        b = make_run(attributes={"plan": "free", "customer": {"id": "7"}, "nothing": None})
+        WorkflowVersion.objects.create(workflow="shop.order_flow", version=1, version_hash="a")
+        for term, runs in (
+            ("plan:pro", [a]),
+            ("plan:pro customer.id:7", [a]),
+            ("customer.id:7", [b, a]),
+            ("""'customer.id:"7"'""", [b]),
+            ("'note:two words'", [a]),
+            ("paid:true", [a]),
+            ("nothing:null", [b]),
+            ("plan:gold", []),
+            ("plan:free order", [b]),
+            ("plan:pro 'unclosed", []),
+            (f"plan:pro {str(a.id)[:8]}", [a]),
+        ):
+            assert listed(get(LIST, q=term)) == [run.id for run in runs], term
+
+    @pytest.mark.parametrize("value", ["pro", "two words", 7, 7.5, "7", True, None, "it's", 'a "quote"', "true", ""])
+    def test_a_chip_leads_to_the_runs_with_its_attribute(self, get, admin_client, value):
+        run = make_run(attributes={"key": value})
+        make_run(attributes={"key": "another"})
+        html = get(LIST).content.decode()
+        query = next(
+            each for each in re.findall(r'class="continuum-tag" href="([^"]+)"', html) if "another" not in each
+        )
+        assert listed(admin_client.get(query.replace("&amp;", "&"))) == [run.id]
+
+    def test_a_chip_that_cannot_be_searched_for_is_no_link(self, get):
+        make_run(attributes={"deep": {"x": 1}, "a.b": 1, "two words": 1})
+        assert 'class="continuum-tag" href' not in get(LIST).content.decode()
 
     def test_what_does_not_look_like_an_id_is_searched_as_a_name(self):
         assert id_bounds("decade") is None

@@ -1,8 +1,6 @@
 """Runs: the list, and the page that tells what one did and why it does not go on."""
 
 import json
-import re
-from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
@@ -15,7 +13,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 
-from continuum.admin import wording
+from continuum.admin import searching, wording
 from continuum.admin.acting import entries_of
 from continuum.admin.asking import ActingMixin
 from continuum.admin.base import ReadOnlyAdmin
@@ -53,8 +51,8 @@ class RunAdmin(ActingMixin, ReadOnlyAdmin):
     list_per_page = 50
     list_max_show_all = 0
     actions = []
-    search_fields = ("workflow",)
-    search_help_text = "The beginning of a run id, or a part of a workflow's name"
+    search_fields = ("workflow",)  # so that there is a box; what is typed there is for get_search_results
+    search_help_text = searching.HELP
     ordering = ("-id",)
     paginator = CappedPaginator
     change_list_template = "admin/continuum/run/change_list.html"
@@ -66,10 +64,7 @@ class RunAdmin(ActingMixin, ReadOnlyAdmin):
         return with_payloads(runs, "waiting_on", limit=_WAITING_LIMIT).annotate(owner_name=Subquery(owner))
 
     def get_search_results(self, request, queryset, search_term):
-        bounds = id_bounds(search_term)
-        if bounds is None:
-            return super().get_search_results(request, queryset, search_term)
-        return queryset.filter(id__range=bounds), False
+        return searching.found(queryset, search_term), False
 
     @admin.display(description="run", ordering="id")
     def short_id(self, run):
@@ -100,10 +95,19 @@ class RunAdmin(ActingMixin, ReadOnlyAdmin):
     def attribute_chips(self, run):
         if not isinstance(run.attributes, dict):
             return json.dumps(run.attributes, ensure_ascii=False)
-        pairs = [(name, _short(value)) for name, value in list(run.attributes.items())[:_MOST_ATTRIBUTES]]
-        chips = format_html_join(" ", '<span class="continuum-tag"><b>{}</b> {}</span>', pairs)
+        chips = format_html_join(
+            " ", "{}", ((self._chip(*pair),) for pair in list(run.attributes.items())[:_MOST_ATTRIBUTES])
+        )
         more = len(run.attributes) - _MOST_ATTRIBUTES
         return format_html('{} <span class="continuum-quiet">+{}</span>', chips, more) if more > 0 else chips
+
+    def _chip(self, name, value):
+        query = searching.attribute_query(name, value)
+        if query is None:
+            return format_html('<span class="continuum-tag"><b>{}</b> {}</span>', name, _short(value))
+        address = reverse(f"{self.admin_site.name}:continuum_run_changelist")
+        link = '<a class="continuum-tag" href="{}?{}" title="Runs with this attribute"><b>{}</b> {}</a>'
+        return format_html(link, address, query, name, _short(value))
 
     @admin.display(description="started")
     def started(self, run):
@@ -168,14 +172,6 @@ class RunAdmin(ActingMixin, ReadOnlyAdmin):
             "payloads": payload_sections(obj) if may_see else None,
             "history": history_page(obj, before=request.GET.get("before"), with_data=may_see),
         }
-
-
-def id_bounds(term: str) -> tuple[UUID, UUID] | None:
-    """Return the smallest and the largest id that begin like ``term``; None when it does not look like an id."""
-    digits = term.strip().lower().replace("-", "")
-    if not re.fullmatch(r"[0-9][0-9a-f]{3,31}", digits):
-        return None
-    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
 
 
 def _short(value) -> str:
