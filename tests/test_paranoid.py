@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -78,6 +79,11 @@ class TestTwin:
         run.signal("item", 2).go()
         _, answer = other.ask(request_of(run))
         assert answer["outcome"] == ["completed", run.outcome.result, None, None]
+
+    @pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="nothing tells the environment of a process")
+    def test_has_the_hash_seed_that_it_names(self, other):
+        environment = Path(f"/proc/{other.process.pid}/environ").read_bytes().split(b"\0")
+        assert f"PYTHONHASHSEED={other.seed}".encode() in environment
 
     def test_finds_the_order_of_a_set(self, other):
         run = Driver(flows.says_in_the_order_of_a_set).open().go()

@@ -172,6 +172,13 @@ class TestFinding:
         with pytest.raises(UnrepeatableError):
             execution.take()
 
+    def test_it_comes_at_the_first_step_of_a_large_run_as_well(self, monkeypatch):
+        monkeypatch.setattr(paranoid, "EVERY_STEP", 20)
+        execution = ParanoidRecorder(waits_for_much, drive(sleepless).run, "[true]")
+        execution.begin(driving.EPOCH_US)
+        with pytest.raises(UnrepeatableError):
+            execution.take()
+
     def test_long_values_are_cut_to_where_they_differ(self):
         @workflow(name="asks_for_much")
         async def asks_for_much() -> None:
@@ -180,6 +187,11 @@ class TestFinding:
         found = self.found(asks_for_much)
         assert len(str(found)) < 2000
         assert found.history != found.code
+
+
+@workflow
+async def waits_for_much(by_lot: bool = False) -> None:
+    await asyncio.gather(*(step(next(counter) if by_lot else number) for number in range(100)))
 
 
 @workflow
@@ -234,10 +246,6 @@ class TestWhatCanBeRepeated:
     def test_nor_are_runs_that_wait_for_much(self, monkeypatch):
         monkeypatch.setattr(paranoid, "EVERY_STEP", 20)
 
-        @workflow(name="waits_for_much")
-        async def waits_for_much() -> None:
-            await asyncio.gather(*(step(number) for number in range(100)))
-
         drive(waits_for_much)
         assert NotingShadow.made < 40
 
@@ -252,11 +260,14 @@ class TestWhatCanBeRepeated:
         with pytest.raises(UnrepeatableError):
             drive(ends_by_lot)
 
-    def test_a_run_that_is_given_up_is_left_alone(self):
-        run = drive(counts, 3)
-        made = NotingShadow.made
+    def test_a_run_that_is_given_up_is_left_alone(self, monkeypatch):
+        monkeypatch.setattr(paranoid, "EVERY_STEP", 20)
+        run = driving.Driver(waits_for_much).open()
+        for _ in range(9):
+            run.step()
         run.close()
-        run.execution.take()
+        made = NotingShadow.made
+        assert run.execution.take() == ([], [], [], None, [])
         assert NotingShadow.made == made
 
     def test_what_a_workflow_logs_is_logged_once(self, caplog):
