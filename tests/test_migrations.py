@@ -16,7 +16,7 @@ from continuum.ids import uuid7
 from continuum.models import Run
 from continuum.worker.partitions import existing_partitions, partition_name
 
-FIRST, NEWEST = [("continuum", "0001_initial")], [("continuum", "0004_suspects")]
+FIRST, NEWEST = [("continuum", "0001_initial")], [("continuum", "0005_versions")]
 NOTHING = [("continuum", None)]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from continuum.worker.connections import Backoff
 from continuum.worker.engine import Engine
 from continuum.worker.forwarding import Chains
 from continuum.worker.live import Message
+from continuum.worker.loaded import Loaded
 
 __all__ = ["Intake"]
 
@@ -46,7 +47,7 @@ class Intake:
     Args:
         connect: opens an autocommit connection.
         worker_id: the worker.
-        workflows: names of the workflows it can run.
+        loaded: the workflows it can run.
         engine: takes up what comes in.
         poll_interval: seconds between looks that no hint asked for.
         on_forwarded: called with runs to which a message was forwarded, and the worker that owns each, or None.
@@ -56,7 +57,7 @@ class Intake:
         self,
         connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
         worker_id: int,
-        workflows: Iterable[str],
+        loaded: Loaded,
         engine: Engine,
         *,
         poll_interval: float,
@@ -64,7 +65,7 @@ class Intake:
     ) -> None:
         self._connect = connect
         self._worker_id = worker_id
-        self._workflows = sorted(set(workflows))
+        self._loaded = loaded
         self._engine = engine
         self._poll_interval = poll_interval
         self._on_forwarded = on_forwarded
@@ -80,6 +81,7 @@ class Intake:
         self._mail_not_before = 0.0
         self._backlog = False
         self._suspects_wanted = True
+        self._parked_wanted = True
         engine.suspects.on_free = self.on_suspects
         self._claiming = False
         self._answering = 0
@@ -146,7 +148,7 @@ class Intake:
         self._news_of_all = True
         self._news.set()
         self._mail_due = True  # also if a look is under way that will put off the next
-        self._suspects_wanted = True
+        self._suspects_wanted = self._parked_wanted = True
         self.on_mail()
 
     async def nothing_left(self) -> bool:
@@ -208,21 +210,24 @@ class Intake:
             await self._answer(self._claim_wanted, self._claim_round)
 
     async def _claim_round(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        if not self._workflows:
+        if not self._loaded.names:
             self._looked.set()
             return
         mail = self._mail_wanted and (self._mail_due or time.monotonic() >= self._mail_not_before)
         if mail:
             self._mail_wanted = self._mail_due = False
+        parked, self._parked_wanted = self._parked_wanted, False
         self._claiming = True
         try:
             if self._suspects_wanted and not self._engine.suspects.trying and self._engine.room() > 0:
                 self._suspects_wanted = False
-                await self._admit(connection, await claims.claim_suspect(connection, self._worker_id, self._workflows))
+                await self._admit(connection, await claims.claim_suspect(connection, self._worker_id, self._loaded))
             while (room := min(self._engine.room(), MOST_CLAIMED)) > 0:
-                claimed = await claims.claim_due(connection, self._worker_id, self._workflows, room)
+                claimed = await claims.claim_due(connection, self._worker_id, self._loaded, room)
                 if mail and len(claimed) < room:
                     claimed += await self._claim_mail(connection, room - len(claimed))
+                if parked and (left := room - len(claimed)):
+                    claimed += await claims.claim_parked(connection, self._worker_id, self._loaded, left)
                 await self._admit(connection, claimed)
                 if len(claimed) < room:
                     self._backlog = False
@@ -232,6 +237,7 @@ class Intake:
                     return
             self._backlog = True
             self._mail_wanted = self._mail_wanted or mail
+            self._parked_wanted = self._parked_wanted or parked
         finally:
             self._claiming = False
             if self._missed:
@@ -240,7 +246,7 @@ class Intake:
 
     async def _claim_mail(self, connection: psycopg.AsyncConnection[Any], limit: int) -> list[ClaimedRun]:
         began = time.monotonic()
-        claimed = await claims.claim_mail(connection, self._worker_id, self._workflows, limit)
+        claimed = await claims.claim_mail(connection, self._worker_id, self._loaded, limit)
         now = time.monotonic()
         # Its cost grows with the mail that nobody may take yet, and every start of a run hints at something to claim.
         self._mail_not_before = now + (now - began) / MAIL_SHARE

@@ -46,37 +46,32 @@ def refused(live: LiveRun, failure: Event, error: Exception) -> RowUpdate:
     )
 
 
-def parked(live: LiveRun, drift: ReplayDriftError) -> RowUpdate:
-    """History and code disagree: the run waits for other code."""
-    error = {
-        "type": "ReplayDriftError",
-        "message": str(drift),
-        "traceback": "",
-        "details": _where(live, drift),
-    }
-    return RowUpdate("stuck_unknown_version", False, error=json.dumps(error))
+def parked(live: LiveRun, why: Exception, until_us: int | None) -> RowUpdate:
+    """The run waits for other code, or until its time limit is over."""
+    kind = "ReplayDriftError" if isinstance(why, ReplayDriftError) else "UnknownWorkflowError"
+    error = {"type": kind, "message": str(why), "traceback": "", "details": _where(live, why)}
+    return RowUpdate("stuck_unknown_version", False, next_wakeup_us=until_us, error=json.dumps(error))
 
 
-def cancelled_without_code(live: LiveRun, reason: str, drift: ReplayDriftError) -> dict[str, Any]:
-    """The error of a run that was cancelled while history and code disagree."""
+def cancelled_without_code(live: LiveRun, reason: str, why: Exception) -> dict[str, Any]:
+    """The error of a run that was cancelled without its code, and why that was so."""
     return {
         "type": "CancelledError",
         "message": (
             f"{reason or 'cancelled'}; the run's code could not be replayed, so nothing of it was run to clean up: "
-            f"{drift}"
+            f"{why}"
         ),
         "traceback": "",
-        "details": _where(live, drift),
+        "details": _where(live, why),
     }
 
 
-def _where(live: LiveRun, drift: ReplayDriftError) -> dict[str, Any]:
-    return {
-        "position": drift.position,
-        "history": drift.history,
-        "code": drift.code,
-        "version_hash": live.definition.version_hash,
-    }
+def _where(live: LiveRun, why: Exception) -> dict[str, Any]:
+    code = {"version": live.definition.version, "version_hash": live.definition.version_hash}
+    if not isinstance(why, ReplayDriftError):
+        return {"workflow": live.definition.name, **code}
+    sides = {"position": why.position, "history": why.history, "code": why.code}
+    return {**sides, **(why.details or {}), **code}
 
 
 def quarantined(live: LiveRun, until_us: int, error: dict[str, Any], *, recoveries: int | None = None) -> RowUpdate:

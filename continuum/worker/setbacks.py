@@ -16,21 +16,27 @@ from continuum.core.history import Event, EventType
 from continuum.core.outcomes import failure_of
 from continuum.exceptions import PoisonRunError, ReplayDriftError, WorkflowDeadlockError
 from continuum.worker import rows
+from continuum.worker.adoption import NoCodeError, UnloadedWorkflow
 from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
-from continuum.worker.live import Entry, LiveRun, Message
+from continuum.worker.live import Entry, LiveRun
+from continuum.worker.loaded import token
 
-__all__ = ["give_up", "park", "quarantine", "record_refusal", "see_to", "set_aside"]
+__all__ = ["TIME_IS_OVER", "give_up", "park", "quarantine", "record_refusal", "see_to", "set_aside"]
 
 logger = logging.getLogger("continuum.worker")
 
 # How long a run that broke the engine is left alone, in microseconds.
 QUARANTINE_US = 30_000_000
+TIME_IS_OVER = "the run's timeout is over"
+
+# Versions whose drift this process has reported in full: of thousands of runs that drift alike, one is enough to read.
+_reported: set[tuple[str, str]] = set()
 
 
 def see_to(journal: Journal, clock: Clock, live: LiveRun, error: Exception) -> None:
     """Do what an error calls for that a run has met with in the engine; the caller is in its except clause."""
-    if isinstance(error, ReplayDriftError):
+    if isinstance(error, ReplayDriftError | NoCodeError):
         park(journal, clock, live, error)
     elif isinstance(error, PoisonRunError):
         described = {"type": "PoisonRunError", "message": str(error), "traceback": ""}
@@ -73,30 +79,56 @@ def give_up(journal: Journal, clock: Clock, live: LiveRun, error: dict[str, Any]
     outbox.report = True
 
 
-def park(journal: Journal, clock: Clock, live: LiveRun, drift: ReplayDriftError) -> None:
-    """History and code disagree: nothing is recorded, and the run waits for other code; or ends, if it is to stop."""
-    logger.error("%s", drift)
-    if live.asked_to_stop is None:
-        journal.entry(live).update = rows.parked(live, drift)
+def park(journal: Journal, clock: Clock, live: LiveRun, why: ReplayDriftError | NoCodeError) -> None:
+    """History and code disagree, or the code is not here: nothing is recorded, and the run waits for other code.
+
+    Or it ends, if it is to stop: by request, or as its time is over. A run that was told so before is about to clean
+    up: its time limit has done what it can.
+    """
+    _report(live, why)
+    now_us = clock.now_us()
+    told = any(event.type == EventType.CANCEL_REQUESTED for event in live.execution.events)
+    until_us = None if told else live.deadline_us
+    if live.asked_to_stop is not None:
+        _cancel_without_code(journal, now_us, live, live.asked_to_stop.reason, why)
+    elif until_us is not None and until_us <= now_us:
+        _cancel_without_code(journal, now_us, live, TIME_IS_OVER, why)
     else:
-        _cancel_without_code(journal, clock.now_us(), live, live.asked_to_stop, drift)
+        journal.drop(live)
+        entry = journal.entry(live)
+        entry.update = rows.parked(live, why, until_us)
+        if not isinstance(live.definition, UnloadedWorkflow):
+            entry.send().tried = token(live.definition.version, live.definition.version_hash)
+
+
+def _report(live: LiveRun, why: ReplayDriftError | NoCodeError) -> None:
+    kind = live.definition.name, live.definition.version_hash
+    if isinstance(why, NoCodeError):
+        logger.warning("run %s cannot go on here: %s", live.id, why)
+    elif kind not in _reported:
+        _reported.add(kind)
+        logger.error("%s", why)
+    else:
+        logger.error("run %s of %s cannot go on either: it drifts at command %s", live.id, kind[0], why.position)
 
 
 def _cancel_without_code(
-    journal: Journal, now_us: int, live: LiveRun, request: Message, drift: ReplayDriftError
+    journal: Journal, now_us: int, live: LiveRun, reason: str, why: ReplayDriftError | NoCodeError
 ) -> None:
+    journal.drop(live)
     entry = journal.entry(live)
-    entry.remove(request)
-    outcome = Outcome("cancelled", None, rows.cancelled_without_code(live, request.reason, drift))
+    if live.asked_to_stop is not None:
+        entry.remove(live.asked_to_stop)
+    outcome = Outcome("cancelled", None, rows.cancelled_without_code(live, reason, why))
     seq = live.recorded + 1
     entry.events = [
-        Event(seq, EventType.CANCEL_REQUESTED, None, None, json.dumps({"reason": request.reason}), now_us),
+        Event(seq, EventType.CANCEL_REQUESTED, None, None, json.dumps({"reason": reason}), now_us),
         Event(seq + 1, outcome.event_type, None, None, outcome.event_data, now_us),
     ]
     entry.update = rows.ended(live, outcome, now_us)
     # What its code would have seen to.
     outbox = entry.send()
-    outbox.cascade = request.reason
+    outbox.cascade = reason
     outbox.clear_tasks = True
     outbox.report = True
 
