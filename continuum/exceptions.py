@@ -85,10 +85,9 @@ class NonDeterminismError(ContinuumError, RuntimeError):
 
 
 class ReplayDriftError(ContinuumError):
-    """The code asks for something else than the history of the run holds.
+    """The code asks for something else than the history of the run (its id, or None) holds.
 
     Attributes:
-        run: the run's id, or None where it is not known.
         position: the path of the command, for example ``0.2:3``.
         history: what history holds there, as text.
         code: what the code asked for, as text.
@@ -106,7 +105,8 @@ class ReplayDriftError(ContinuumError):
     def __str__(self) -> str:
         run = f"run {self.run}" if self.run else "the run"
         sides = _indented("- history holds:   ", self.history), _indented("+ the code asks:   ", self.code)
-        return self.report or "\n".join([f"replay of {run} drifted at command {self.position}:", *sides])
+        text = "\n".join([f"replay of {run} drifted at command {self.position}:", *sides])
+        return self.report or f'{text}\nRestore the code, or guard the change with patched("name"): the run goes on.'
 
 
 class SignalTimeoutError(ContinuumError, TimeoutError):

@@ -183,7 +183,7 @@ def _line(event: Event) -> str:
 
 def _report(run: Any, details: dict[str, Any]) -> str:
     command_id, seq, recorded = details["command_id"], details["event"], details["recorded_at"]
-    where = f"command {command_id}" if command_id else "what came in from outside"
+    where = f"command {command_id}" if command_id else "what came in from outside, or the end of the run"
     if seq is not None:
         where += f", event {seq} of {details['events']}"
     lines = [
