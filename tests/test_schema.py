@@ -123,7 +123,7 @@ class TestTables:
         "continuum_runs_parent_idx": "continuum_runs USING btree (parent_run_id) WHERE (parent_run_id IS NOT NULL)",
         "continuum_runs_suspects_idx": "continuum_runs USING btree (recoveries DESC)"
         " WHERE ((owner_id IS NULL) AND (recoveries > 0))",
-        "continuum_runs_stuck_idx": "continuum_runs USING btree (workflow, version, version_hash, tried_versions)"
+        "continuum_runs_stuck_idx": "continuum_runs USING btree (workflow, version, version_hash, tried_versions, id)"
         " WHERE ((owner_id IS NULL) AND (state = 'stuck_unknown_version'::text))",
         "continuum_runs_namespace_state_idx": "continuum_runs USING btree (namespace, state)",
         "continuum_runs_attributes_gin_idx": "continuum_runs USING gin (attributes jsonb_path_ops)",

@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             "Run",
             continuum.fields.Index(
-                fields=["workflow", "version", "version_hash", "tried_versions"],
+                fields=["workflow", "version", "version_hash", "tried_versions", "id"],
                 name="continuum_runs_stuck_idx",
                 condition=models.Q(owner_id__isnull=True, state="stuck_unknown_version"),
             ),

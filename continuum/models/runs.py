@@ -137,7 +137,7 @@ class Run(models.Model):
                 condition=models.Q(owner_id__isnull=True, recoveries__gt=0),
             ),
             Index(
-                fields=["workflow", "version", "version_hash", "tried_versions"],
+                fields=["workflow", "version", "version_hash", "tried_versions", "id"],
                 name="continuum_runs_stuck_idx",
                 condition=models.Q(owner_id__isnull=True, state="stuck_unknown_version"),
             ),

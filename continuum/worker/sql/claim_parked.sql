@@ -40,6 +40,7 @@ WITH RECURSIVE lease AS MATERIALIZED (
         SELECT r.id, r.claimed_at FROM continuum_runs r
         WHERE r.owner_id IS NULL AND r.state = 'stuck_unknown_version' AND r.workflow = u.workflow AND r.version = u.version
           AND r.version_hash = u.version_hash AND r.tried_versions = u.tried_versions
+        ORDER BY r.id
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
     ) p

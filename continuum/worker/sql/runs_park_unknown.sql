@@ -55,6 +55,14 @@ WITH RECURSIVE priorities (priority) AS (
     FROM stranded s JOIN continuum_runs r ON r.id = s.id
     WHERE r.owner_id IS NULL AND r.state IN ('pending', 'suspended') AND r.recoveries < %(suspected)s
     FOR NO KEY UPDATE OF r SKIP LOCKED
+), seen AS MATERIALIZED ( -- once for each version, not for each run
+    SELECT k.workflow, k.version_hash, k.other_code, greatest(
+        (SELECT max(coalesce(w.stopped_at, w.heartbeat_at)) FROM continuum_workers w
+         WHERE CASE WHEN k.other_code THEN w.workflows -> k.workflow ? k.version_hash ELSE w.workflows ? k.workflow END),
+        (SELECT max(v.last_seen_at) FROM continuum_workflow_versions v
+         WHERE v.workflow = k.workflow AND (NOT k.other_code OR v.version_hash = k.version_hash))
+    ) AS at
+    FROM (SELECT DISTINCT held.workflow, held.version_hash, held.other_code FROM held) k
 )
 UPDATE continuum_runs r
 SET state = 'stuck_unknown_version',
@@ -76,13 +84,6 @@ SET state = 'stuck_unknown_version',
         )
     )
 FROM held
-CROSS JOIN LATERAL (
-    SELECT greatest(
-        (SELECT max(coalesce(w.stopped_at, w.heartbeat_at)) FROM continuum_workers w
-         WHERE CASE WHEN held.other_code THEN w.workflows -> held.workflow ? held.version_hash ELSE w.workflows ? held.workflow END),
-        (SELECT max(v.last_seen_at) FROM continuum_workflow_versions v
-         WHERE v.workflow = held.workflow AND (NOT held.other_code OR v.version_hash = held.version_hash))
-    ) AS at
-) seen
+JOIN seen ON seen.workflow = held.workflow AND seen.version_hash = held.version_hash AND seen.other_code = held.other_code
 WHERE r.id = held.id
 RETURNING r.workflow
