@@ -26,11 +26,14 @@ LAYERS = [
     ["continuum.migrations", "continuum.worker"],
     [
         "continuum.arguments",
+        "continuum.health",
         "continuum.client",
         "continuum.hints",
         "continuum.listening",
         "continuum.reopening",
+        "continuum.retention",
         "continuum.starting",
+        "continuum.timeline",
         "continuum.waiting",
     ],
     [

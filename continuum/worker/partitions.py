@@ -8,15 +8,38 @@ Functions here take a DB-API cursor. Each partition is made by one statement, so
 short transaction of its own.
 """
 
+import re
 from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
 
 from continuum.ids import smallest_uuid7
 from continuum.worker.sql import load
 
-__all__ = ["DEFAULT_PARTITION", "PARENT", "ensure_partitions", "existing_partitions", "partition_name"]
+__all__ = [
+    "DEFAULT_PARTITION",
+    "PARENT",
+    "Month",
+    "drop_month",
+    "ensure_partitions",
+    "existing_months",
+    "existing_partitions",
+    "partition_name",
+]
 
 PARENT = "continuum_events"
 DEFAULT_PARTITION = f"{PARENT}_default"
+
+
+_NAME = re.compile(rf"{PARENT}_y(\d{{4}})m(\d{{2}})")
+
+
+class Month(NamedTuple):
+    """A month's partition: its name, the smallest run id of that month, and that of the next."""
+
+    name: str
+    lower: UUID
+    upper: UUID
 
 
 def partition_name(year: int, month: int) -> str:
@@ -28,6 +51,28 @@ def existing_partitions(cursor) -> set[str]:
     """Return the names of the partitions that there are, the default one among them."""
     cursor.execute(load("partitions"))
     return {name for (name,) in cursor.fetchall()}
+
+
+def existing_months(cursor) -> list[Month]:
+    """Return the partitions that hold one month each, oldest first."""
+    months = (_NAME.fullmatch(name) for name in sorted(existing_partitions(cursor)))
+    return [_month(int(found[1]), int(found[2])) for found in months if found]
+
+
+def drop_month(cursor, month: Month) -> bool:
+    """Drop a month's partition, with all the history in it, unless a run of that month is there.
+
+    The history table is locked for a moment. When others keep it from being locked for half a second, nothing happens.
+
+    Args:
+        cursor: a DB-API cursor on a PostgreSQL connection in autocommit.
+
+    Returns:
+        Whether the partition is gone.
+    """
+    # As below: a DO block takes no parameters.
+    cursor.execute(load("retention_drop").format(name=month.name, lower=month.lower, upper=month.upper))
+    return month.name not in existing_partitions(cursor)
 
 
 def ensure_partitions(cursor, now: datetime, months_ahead: int = 3) -> list[str]:
@@ -51,11 +96,7 @@ def ensure_partitions(cursor, now: datetime, months_ahead: int = 3) -> list[str]
     missing = [month for month in wanted if partition_name(*month) not in existing]
     for year, month in missing:
         # A DO block takes no parameters: these are a name and two ids of our own making.
-        cursor.execute(
-            load("create_partition").format(
-                name=partition_name(year, month), lower=_bound(year, month), upper=_bound(*_next(year, month))
-            )
-        )
+        cursor.execute(load("create_partition").format(**_month(year, month)._asdict()))
     if not missing:
         return []
     existing = existing_partitions(cursor)
@@ -74,6 +115,10 @@ def _months(now: datetime, count: int) -> list[tuple[int, int]]:
 
 def _next(year: int, month: int) -> tuple[int, int]:
     return (year, month + 1) if month < 12 else (year + 1, 1)
+
+
+def _month(year: int, month: int) -> Month:
+    return Month(partition_name(year, month), _bound(year, month), _bound(*_next(year, month)))
 
 
 def _bound(year: int, month: int):

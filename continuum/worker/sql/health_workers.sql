@@ -1,0 +1,10 @@
+-- How many workers live, and how many have let their lease run out without anybody noticing.
+SELECT
+    count(*) FILTER (WHERE state = 'alive' AND expires_at >= statement_timestamp()),
+    count(*) FILTER (WHERE state = 'draining' AND expires_at >= statement_timestamp()),
+    coalesce(
+        json_agg(name ORDER BY expires_at)
+            FILTER (WHERE state <> 'dead' AND expires_at < statement_timestamp() - make_interval(secs => %(grace)s)),
+        '[]'
+    )
+FROM continuum_workers
