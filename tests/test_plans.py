@@ -91,6 +91,7 @@ def test_a_claim_reads_the_runs_that_are_due_and_no_others(plan_of):
     assert "continuum_runs_ready_idx" in plan
     assert re.search(r"Index Cond: .*priority.*next_wakeup_at", plan)
     assert "Seq Scan on continuum_runs" not in plan
+    assert "hashed" in plan  # what other workers have loaded is read once, not once a run
 
 
 def test_suspects_are_found_without_looking_at_other_runs(plan_of):

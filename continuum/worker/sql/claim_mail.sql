@@ -22,10 +22,12 @@ WITH lease AS MATERIALIZED (
                       WHERE i.run_id = r.id AND i.consumed_at IS NULL
                         AND i.created_at <= statement_timestamp() - make_interval(secs => %(patience)s)
                   )
-                  OR NOT EXISTS (
-                      SELECT 1 FROM continuum_workers w
+                  OR (r.workflow, r.version_hash) NOT IN (
+                      SELECT l.workflow, h.version_hash
+                      FROM continuum_workers w
+                      CROSS JOIN LATERAL jsonb_each(w.workflows) AS l (workflow, versions)
+                      CROSS JOIN LATERAL jsonb_object_keys(l.versions) AS h (version_hash)
                       WHERE w.state <> 'dead' AND w.state = 'alive' AND w.expires_at > statement_timestamp()
-                        AND w.workflows -> r.workflow ? r.version_hash
                   )
               )
           )
