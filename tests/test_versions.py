@@ -454,6 +454,17 @@ class TestWorkers:
                 "tests.versions.second": {OLD.version_hash: 1},
             }
 
+    def test_keep_saying_so(self, monkeypatch):
+        monkeypatch.setattr("continuum.worker.maintenance.PRUNE_EVERY", 0.05)
+        past = timezone.now() - timedelta(days=3)
+        with deployed(OLD), worker():
+            WorkflowVersion.objects.create(workflow=NAME, version=1, version_hash="another", last_seen_at=past)
+            WorkflowVersion.objects.update(last_seen_at=past)
+            seen = dict(WorkflowVersion.objects.values_list("version_hash", "last_seen_at"))
+            assert seen == {OLD.version_hash: past, "another": past}
+            eventually(lambda: WorkflowVersion.objects.get(version_hash=OLD.version_hash).last_seen_at > past)
+            assert WorkflowVersion.objects.get(version_hash="another").last_seen_at == past
+
     def test_that_run_no_workflows_have_loaded_none(self):
         with worker(queues=("mail",)):
             assert Worker.objects.get().workflows == {}

@@ -74,6 +74,7 @@ class Maintenance:
             _Duty("freeing runs of dead workers", STRANDED_EVERY, self.free_stranded),
             _Duty("freeing activities of dead workers", STRANDED_EVERY, self.free_stranded_tasks),
             _Duty("parking runs that nobody has the code for", STRANDED_EVERY, self.park_unknown),
+            _Duty("noting which versions are at work", PRUNE_EVERY, self.note_versions),
             _Duty("making partitions of the history", PARTITIONS_EVERY, self.make_partitions),
             _Duty("deleting old rows", PRUNE_EVERY, self.prune),
         ]
@@ -158,6 +159,10 @@ class Maintenance:
         for workflow, number in parked.items():
             logger.warning("%d runs of %s are parked: no live worker has their code", number, workflow)
         return parked.total()
+
+    async def note_versions(self, connection: psycopg.AsyncConnection[Any]) -> int:
+        """Note that the versions this node has loaded are at work, and return how many there are."""
+        return (await connection.execute(load("versions_seen"), {"worker": self.worker_id})).rowcount
 
     async def make_partitions(self, connection: psycopg.AsyncConnection[Any]) -> list[str]:
         """Make the partitions of the months to come, and return their names."""
