@@ -292,6 +292,22 @@ class TestDrift:
         assert sorted(len(text.splitlines()) > 5 for text in told) == [False, False, True]
         assert {text.split()[1] for text in told} == {str(run.id) for run in runs}
 
+    def test_other_code_that_does_not_let_go_in_the_replay_is_no_reason_to_fail(self, settings):
+        async def spins(order: str):
+            while order:
+                pass
+            return await step(order, 1)
+
+        settings.CONTINUUM = {"DEADLOCK_TIMEOUT": 0.3, "MAX_RECOVERIES": 1}
+        run = signalled(begun())
+        work_with(version(spins))
+        row = row_of(run)
+        assert (row.state, row.error["type"]) == ("stuck_unknown_version", "WorkflowDeadlockError")
+        assert "in spins" in row.error["traceback"]
+        assert row.tried_versions == token(1, version(spins).version_hash)
+        work_with(OLD)
+        assert row_of(run).state == "completed"
+
     def test_cancelled_it_ends_without_its_code_and_tells_so(self):
         run = signalled(begun())
         work_with(version(other))

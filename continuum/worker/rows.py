@@ -10,7 +10,7 @@ from continuum.core.execution import Outcome
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event
 from continuum.core.loop import LAST_US
-from continuum.exceptions import ReplayDriftError
+from continuum.exceptions import ReplayDriftError, WorkflowDeadlockError
 from continuum.worker.live import LiveRun, RowUpdate
 
 __all__ = ["cancelled_without_code", "ended", "parked", "quarantined", "refused", "released", "summary"]
@@ -48,8 +48,13 @@ def refused(live: LiveRun, failure: Event, error: Exception) -> RowUpdate:
 
 def parked(live: LiveRun, why: Exception, until_us: int | None) -> RowUpdate:
     """The run waits for other code, or until its time limit is over."""
-    kind = "ReplayDriftError" if isinstance(why, ReplayDriftError) else "UnknownWorkflowError"
-    error = {"type": kind, "message": str(why), "traceback": "", "details": _where(live, why)}
+    drifted = isinstance(why, ReplayDriftError | WorkflowDeadlockError)
+    error = {
+        "type": type(why).__name__ if drifted else "UnknownWorkflowError",
+        "message": str(why),
+        "traceback": getattr(why, "stack", ""),
+        "details": _where(live, why),
+    }
     return RowUpdate("stuck_unknown_version", False, next_wakeup_us=until_us, error=json.dumps(error))
 
 

@@ -51,8 +51,12 @@ def set_aside(journal: Journal, clock: Clock, live: LiveRun, error: WorkflowDead
     """The code does not let go in the middle of a replay, where it once did: the run is tried again, not for ever.
 
     This may be the doing of other code, or of a slow machine, so nothing is recorded at first. It counts like the death
-    of a worker: after ``MAX_RECOVERIES`` in a row the run fails.
+    of a worker: after ``MAX_RECOVERIES`` in a row the run fails. Where code does so that has not adopted the run yet,
+    the run waits for other code.
     """
+    if live.adopts is not None:
+        park(journal, clock, live, error)
+        return
     described = failure_of(error).error or {}
     recoveries = live.recoveries + 1
     if recoveries >= continuum_settings.MAX_RECOVERIES:
@@ -79,7 +83,7 @@ def give_up(journal: Journal, clock: Clock, live: LiveRun, error: dict[str, Any]
     outbox.report = True
 
 
-def park(journal: Journal, clock: Clock, live: LiveRun, why: ReplayDriftError | NoCodeError) -> None:
+def park(journal: Journal, clock: Clock, live: LiveRun, why: Exception) -> None:
     """History and code disagree, or the code is not here: nothing is recorded, and the run waits for other code.
 
     Or it ends, if it is to stop: by request, or as its time is over. A run that was told so before is about to clean
@@ -101,9 +105,9 @@ def park(journal: Journal, clock: Clock, live: LiveRun, why: ReplayDriftError | 
             entry.send().tried = token(live.definition.version, live.definition.version_hash)
 
 
-def _report(live: LiveRun, why: ReplayDriftError | NoCodeError) -> None:
+def _report(live: LiveRun, why: Exception) -> None:
     kind = live.definition.name, live.definition.version_hash
-    if isinstance(why, NoCodeError):
+    if not isinstance(why, ReplayDriftError):
         logger.warning("run %s cannot go on here: %s", live.id, why)
     elif kind not in _reported:
         _reported.add(kind)
@@ -112,9 +116,7 @@ def _report(live: LiveRun, why: ReplayDriftError | NoCodeError) -> None:
         logger.error("run %s of %s cannot go on either: it drifts at command %s", live.id, kind[0], why.position)
 
 
-def _cancel_without_code(
-    journal: Journal, now_us: int, live: LiveRun, reason: str, why: ReplayDriftError | NoCodeError
-) -> None:
+def _cancel_without_code(journal: Journal, now_us: int, live: LiveRun, reason: str, why: Exception) -> None:
     journal.drop(live)
     entry = journal.entry(live)
     if live.asked_to_stop is not None:

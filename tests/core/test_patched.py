@@ -28,7 +28,7 @@ from tests.core.driver import (
 from tests.core.programs import Generator, _places, fate_of_child, outcome_of_attempt, program
 
 _COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
-_QUICK = settings(max_examples=150, derandomize=True, phases=[Phase.generate, Phase.shrink], **_COMMON)
+_QUICK = settings(max_examples=100, derandomize=True, phases=[Phase.generate, Phase.shrink], **_COMMON)
 _THOROUGH = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "2000")), **_COMMON)
 check = _THOROUGH if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else _QUICK
 
