@@ -27,6 +27,8 @@ __all__ = ["NoCodeError", "UnloadedWorkflow", "check", "code_for", "pinned", "re
 class NoCodeError(Exception):
     """The code that this run is to go on with is not here."""
 
+    kind = "UnknownWorkflowError"  # what the run's error is called
+
 
 @dataclass(frozen=True)
 class UnloadedWorkflow:

@@ -10,7 +10,6 @@ from continuum.core.execution import Outcome
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event
 from continuum.core.loop import LAST_US
-from continuum.exceptions import ReplayDriftError, WorkflowDeadlockError
 from continuum.worker.live import LiveRun, RowUpdate
 
 __all__ = ["cancelled_without_code", "ended", "parked", "quarantined", "refused", "released", "summary"]
@@ -48,9 +47,8 @@ def refused(live: LiveRun, failure: Event, error: Exception) -> RowUpdate:
 
 def parked(live: LiveRun, why: Exception, until_us: int | None) -> RowUpdate:
     """The run waits for other code, or until its time limit is over."""
-    drifted = isinstance(why, ReplayDriftError | WorkflowDeadlockError)
     error = {
-        "type": type(why).__name__ if drifted else "UnknownWorkflowError",
+        "type": getattr(why, "kind", type(why).__name__),
         "message": str(why),
         "traceback": getattr(why, "stack", ""),
         "details": _where(live, why),
@@ -73,10 +71,8 @@ def cancelled_without_code(live: LiveRun, reason: str, why: Exception) -> dict[s
 
 def _where(live: LiveRun, why: Exception) -> dict[str, Any]:
     code = {"version": live.definition.version, "version_hash": live.definition.version_hash}
-    if not isinstance(why, ReplayDriftError):
-        return {"workflow": live.definition.name, **code}
-    sides = {"position": why.position, "history": why.history, "code": why.code}
-    return {**sides, **(why.details or {}), **code}
+    sides = {key: getattr(why, key) for key in ("position", "history", "code") if hasattr(why, key)}
+    return {"workflow": live.definition.name, **sides, **(getattr(why, "details", None) or {}), **code}
 
 
 def quarantined(live: LiveRun, until_us: int, error: dict[str, Any], *, recoveries: int | None = None) -> RowUpdate:
