@@ -700,6 +700,13 @@ class TestTwoVersionsAtOnce:
         parked(version_hash=OLD.version_hash)
         assert len(claim("claim_parked", me, Loaded.of([OLD], pinned=True))) == 1
 
+    def test_what_is_not_repeatable_is_tried_once_more_by_each_worker_that_comes_later(self, fleet):
+        (old, have), (new, _) = fleet
+        assert old < new
+        parked(tried=f"{token(1, OLD.version_hash)}<{old}")
+        assert claim("claim_parked", old, have) == []
+        assert len(claim("claim_parked", new, have)) == 1
+
     def test_other_workflows_are_not_touched(self, fleet):
         (me, have), _ = fleet
         parked(workflow="tests.versions.lost", count=3)
