@@ -138,7 +138,8 @@ def _round(
                     "address": address,
                     "processes": options.processes,
                     "size": size,
-                }
+                },
+                getattr(workload, "TIMEOUT", ROUND_TIMEOUT),
             )
     finally:
         server.drop(address)
@@ -156,16 +157,16 @@ def _commit_delay(server: Server, microseconds: int | None) -> Iterator[None]:
         server.set_commit_delay(None)
 
 
-def _session(order: dict[str, Any]) -> dict[str, Any]:
+def _session(order: dict[str, Any], timeout: float = ROUND_TIMEOUT) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.session", json.dumps(order)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as session:
         try:
-            said, errors = session.communicate(timeout=ROUND_TIMEOUT)
+            said, errors = session.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            return {"error": f"not done after {ROUND_TIMEOUT:g} s"}
+            return {"error": f"not done after {timeout:g} s"}
         finally:
             if session.poll() is None:
                 kill_tree(session)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
         aget_run as aget_run,
         aresult as aresult,
         aretry as aretry,
+        aset_attributes as aset_attributes,
         asignal as asignal,
         astart as astart,
         astart_many as astart_many,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
         get_run as get_run,
         result as result,
         retry as retry,
+        set_attributes as set_attributes,
         signal as signal,
         start as start,
         start_many as start_many,
@@ -107,6 +109,13 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
     from continuum.references import (
         InstanceNotFoundError as InstanceNotFoundError,
     )
+    from continuum.search import (
+        Page as Page,
+        acount as acount,
+        aquery as aquery,
+        count as count,
+        query as query,
+    )
     from continuum.values import (
         ModelRef as ModelRef,
     )
@@ -161,6 +170,7 @@ _MODULES = {
         "aget_run",
         "aresult",
         "aretry",
+        "aset_attributes",
         "asignal",
         "astart",
         "astart_many",
@@ -171,6 +181,7 @@ _MODULES = {
         "get_run",
         "result",
         "retry",
+        "set_attributes",
         "signal",
         "start",
         "start_many",
@@ -178,6 +189,13 @@ _MODULES = {
     ),
     "continuum.models": ("Run",),
     "continuum.references": ("InstanceNotFoundError",),
+    "continuum.search": (
+        "Page",
+        "acount",
+        "aquery",
+        "count",
+        "query",
+    ),
     "continuum.values": ("ModelRef",),
     "continuum.exceptions": (
         "ActivityCancelledError",

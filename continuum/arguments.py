@@ -26,6 +26,7 @@ __all__ = [
     "alias_for",
     "declared_signal",
     "definition_of",
+    "encode_attributes",
     "encode_input",
     "encode_inputs",
     "encode_value",
@@ -106,11 +107,22 @@ def start_options(
         raise ValueError(f"priority must be between -32768 and 32767, not {priority}")
     return {
         "namespace": namespace if namespace == "default" else checked_namespace(namespace),
-        "attributes": _attributes(attributes) if attributes is not None else "{}",
+        "attributes": encode_attributes(attributes) if attributes is not None else "{}",
         "start_at": None if start_at is None else _moment("start_at", start_at),
         "timeout_us": None if timeout is None else _timeout_us(timeout),
         "priority": priority,
     }
+
+
+def encode_attributes(attributes: Any) -> str:
+    """Return attributes as JSON text.
+
+    Raises:
+        TypeError: not a dict, or something in it is no plain JSON value.
+        ValueError: something in it cannot be stored.
+        DurableValueError: they are too big.
+    """
+    return _limited("attributes", plain_json("attributes", attributes), continuum_settings.MAX_VALUE_BYTES)
 
 
 def encode_input(definition: WorkflowDefinition, args: tuple[Any, ...]) -> str:
@@ -213,10 +225,6 @@ def _timeout_us(timeout: Any) -> int:
     if not 0 < length <= _LONGEST_TIMEOUT:
         raise ValueError(f"timeout must be more than 0 seconds and at most 100 years, not {timeout!r}")
     return max(1, round(length * 1_000_000))
-
-
-def _attributes(attributes: Any) -> str:
-    return _limited("attributes", plain_json("attributes", attributes), continuum_settings.MAX_VALUE_BYTES)
 
 
 def _limited(path: str, encoded: str, limit: int) -> str:

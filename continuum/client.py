@@ -24,6 +24,7 @@ from continuum.exceptions import (
     RunNotFoundError,
     UnknownWorkflowError,
 )
+from continuum.labelling import set_attributes
 from continuum.models import Run
 from continuum.reopening import fork, retry
 from continuum.starting import RunPrunedError, get_or_start, start, start_many
@@ -38,6 +39,7 @@ __all__ = [
     "aget_run",
     "aresult",
     "aretry",
+    "aset_attributes",
     "asignal",
     "astart",
     "astart_many",
@@ -48,6 +50,7 @@ __all__ = [
     "get_run",
     "result",
     "retry",
+    "set_attributes",
     "signal",
     "start",
     "start_many",
@@ -216,6 +219,7 @@ astart_many = _twin(start_many)
 aget_run = _twin(get_run)
 asignal = _twin(signal)
 acancel = _twin(cancel)
+aset_attributes = _twin(set_attributes)
 aretry = _twin(retry)
 afork = _twin(fork)
 

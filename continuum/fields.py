@@ -4,11 +4,30 @@ import json
 
 from django.db import models
 from django.db.models.expressions import DatabaseDefault
+from django.db.models.fields.json import DataContains
 from django.db.models.lookups import IsNull
 
 from continuum import values
 
-__all__ = ["DurableJSONField", "GinIndex", "IdentityField", "Index"]
+__all__ = ["AttributesField", "DurableJSONField", "GinIndex", "IdentityField", "Index"]
+
+
+class AttributesField(models.JSONField):
+    """A column of plain JSON objects, most of them empty, which the GIN index leaves out."""
+
+    description = "Attributes"
+
+
+@AttributesField.register_lookup
+class AttributesContain(DataContains):
+    """``attributes__contains={...}``, so put that PostgreSQL uses the index, which leaves empty attributes out."""
+
+    def as_postgresql(self, compiler, connection):
+        sql, params = super().as_postgresql(compiler, connection)
+        if not self.rhs_is_direct_value() or self.rhs == {}:
+            return sql, params
+        lhs, lhs_params = self.process_lhs(compiler, connection)
+        return f"({sql} AND {lhs} <> '{{}}'::jsonb)", (*params, *lhs_params)
 
 
 class DurableJSONField(models.Field):

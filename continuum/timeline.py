@@ -164,13 +164,14 @@ class Timeline:
     scale: Scale
 
 
-def timeline(run: Run, *, now: datetime | None = None, limit: int = MOST_EVENTS) -> Timeline:
+def timeline(run: Run, *, now: datetime | None = None, limit: int = MOST_EVENTS, waits: Any = None) -> Timeline:
     """Read and arrange what happened to a run: one query, no payloads.
 
     Args:
         run: the run; what it waits for is read from it.
         now: the present (aware); until then what lasts is drawn.
         limit: how many events to draw at most, the newest.
+        waits: what it waits for, if that has been read already.
     """
     with connections[run._state.db].cursor() as cursor:
         cursor.execute(load("timeline"), {"run_id": run.id, "limit": limit})
@@ -187,7 +188,7 @@ def timeline(run: Run, *, now: datetime | None = None, limit: int = MOST_EVENTS)
             _note(lanes, row, before)
         before = row.at
     if not run.is_terminal:
-        _add_waits(lanes, run.waiting_on)
+        _add_waits(lanes, run.waiting_on if waits is None else waits)
     first = rows[0].seq if rows else 1
     done = tuple(sorted((lane.done() for lane in lanes.values()), key=lambda lane: lane.spans[0].start))
     return Timeline(

@@ -12,7 +12,7 @@ from django.test import override_settings
 from django.urls import reverse
 
 from continuum.admin import pagination, wording
-from continuum.admin.runs import id_bounds
+from continuum.admin.searching import id_bounds
 from continuum.ids import uuid7
 from continuum.models import ActivityTask, HistoryEvent, Run, Worker, WorkflowVersion
 from tests.factories import HistoryEventFactory, RunFactory
@@ -132,7 +132,43 @@ class TestRunList:
     def test_runs_are_found_by_a_part_of_their_workflows_name(self, get):
         run = make_run(workflow="shop.refund_flow")
         make_run()
-        assert listed(get(LIST, q="refund")) == [run.id]
+        for name in ("shop.refund_flow", "shop.order_flow"):
+            WorkflowVersion.objects.create(workflow=name, version=1, version_hash="a")
+        assert listed(get(LIST, q="Refund")) == [run.id]
+        assert listed(get(LIST, q="nothing")) == []
+
+    def test_runs_are_found_by_their_attributes(self, get):
+        a = make_run(attributes={"plan": "pro", "customer": {"id": 7}, "note": "two words", "paid": True})
+        b = make_run(attributes={"plan": "free", "customer": {"id": "7"}, "nothing": None})
+        WorkflowVersion.objects.create(workflow="shop.order_flow", version=1, version_hash="a")
+        for term, runs in (
+            ("plan:pro", [a]),
+            ("plan:pro customer.id:7", [a]),
+            ("customer.id:7", [b, a]),
+            ("""'customer.id:"7"'""", [b]),
+            ("'note:two words'", [a]),
+            ("paid:true", [a]),
+            ("nothing:null", [b]),
+            ("plan:gold", []),
+            ("plan:free order", [b]),
+            ("plan:pro 'unclosed", []),
+            (f"plan:pro {str(a.id)[:8]}", [a]),
+        ):
+            assert listed(get(LIST, q=term)) == [run.id for run in runs], term
+
+    @pytest.mark.parametrize("value", ["pro", "two words", 7, 7.5, "7", True, None, "it's", 'a "quote"', "true", ""])
+    def test_a_chip_leads_to_the_runs_with_its_attribute(self, get, admin_client, value):
+        run = make_run(attributes={"key": value})
+        make_run(attributes={"key": "another"})
+        html = get(LIST).content.decode()
+        query = next(
+            each for each in re.findall(r'class="continuum-tag" href="([^"]+)"', html) if "another" not in each
+        )
+        assert listed(admin_client.get(query.replace("&amp;", "&"))) == [run.id]
+
+    def test_a_chip_that_cannot_be_searched_for_is_no_link(self, get):
+        make_run(attributes={"deep": {"x": 1}, "a.b": 1, "two words": 1})
+        assert 'class="continuum-tag" href' not in get(LIST).content.decode()
 
     def test_what_does_not_look_like_an_id_is_searched_as_a_name(self):
         assert id_bounds("decade") is None
@@ -264,6 +300,39 @@ class TestRunPage:
         text = run_page(run)
         assert re.search(r'1 \+1 min 30 s activity_completed charge 0:1 { "result": "ch_1" } 2 \+1 min', text)
 
+    def test_draws_the_timeline_with_a_way_to_each_event(self, get):
+        run = make_run(started_at=NOW - timedelta(seconds=90), claimed_at=NOW - timedelta(seconds=89))
+        child = uuid7()
+        HistoryEventFactory.reset_sequence(0)
+        HistoryEventFactory(run=run, name="shop.charge")
+        HistoryEventFactory(run=run, type="child_failed", command_id="0:2", name="refund", data={"child": str(child)})
+        HistoryEventFactory(run=run, type="run_failed", command_id=None, name=None, data={"type": "ValueError"})
+        html = get("admin:continuum_run_change", run.pk).content.decode()
+        lanes = re.findall(r'aria-label="(shop\.charge|refund): ([^"]*)"', html)
+        assert {name for name, _ in lanes} == {"shop.charge", "refund"}
+        assert dict(lanes)["shop.charge"].startswith("completed, +1 min")
+        assert html.count('href="#event-1"') == html.count('id="event-1"') == 1
+        assert reverse("admin:continuum_run_change", args=[child]) in html
+        assert "failed: ValueError" in str(Page(html))
+
+    def test_a_run_without_a_history_has_no_timeline(self, run_page):
+        assert "Timeline" not in run_page(make_run())
+
+    @pytest.mark.parametrize("state", ["running", "completed"])
+    def test_the_page_of_a_live_run_renews_itself(self, get, admin_client, state):
+        run = make_run(state=state, completed_at=NOW if state == "completed" else None)
+        make_events(run, 3)
+        html = get("admin:continuum_run_change", run.pk, before="3").content.decode()
+        (address,) = re.findall(r'data-continuum-fragment="([^"]*)"', html)
+        assert address == reverse("admin:continuum_run_fragment", args=[run.pk]) + "?before=3"
+        assert ("data-continuum-live" in html) == (state == "running")
+        fragment = admin_client.get(address)
+        assert fragment.status_code == 200
+        assert [row.event.seq for row in fragment.context["history"].rows] == [1, 2]
+        assert "<html" not in fragment.content.decode()
+        headings = re.compile(r"<h2>(.*?)</h2>")
+        assert headings.findall(fragment.content.decode()) == headings.findall(html.partition("content-main")[2])
+
     def test_shows_the_newest_events_of_a_long_history_and_leads_to_the_older(self, get):
         run = make_run()
         make_events(run, 1_201)
@@ -307,8 +376,8 @@ class TestRunPage:
         for count in (1, 300):
             run = make_run(owner_id=7, parent_run_id=uuid7())
             make_events(run, count)
-            # Session, user, run, children, tasks, payloads, events.
-            with django_assert_num_queries(7):
+            # Session, user, run, children, timeline, tasks, log, payloads, events.
+            with django_assert_num_queries(9):
                 get("admin:continuum_run_change", run.pk)
 
     def test_an_unknown_or_malformed_id_leads_back(self, admin_client):
@@ -350,6 +419,7 @@ class TestSafety:
 
     def test_the_style_sheet_is_there(self, get):
         assert finders.find("continuum/admin.css")
+        assert finders.find("continuum/live.js")
         assert "continuum/admin.css" in get(LIST).content.decode()
 
     @pytest.mark.parametrize("model", ["run", "worker"])
@@ -359,7 +429,9 @@ class TestSafety:
         assert admin_client.get(reverse(f"admin:continuum_{model}_delete", args=[row.pk])).status_code == 403
         assert admin_client.post(reverse(f"admin:continuum_{model}_change", args=[row.pk]), {}).status_code == 403
         page = admin_client.get(reverse(f"admin:continuum_{model}_changelist"))
-        assert page.context["action_form"] is None
+        offered = page.context["action_form"]
+        names = [name for name, _ in offered.fields["action"].choices if name] if offered else []
+        assert names == (["signal", "cancel", "retry", "set_attributes"] if model == "run" else [])
 
     def test_payloads_take_a_permission_of_their_own(self, client):
         user = User.objects.create_user("operator", is_staff=True)
@@ -382,9 +454,41 @@ class TestSafety:
         user.user_permissions.add(Permission.objects.get(codename="view_payload"))
         assert secret in client.get(address).content.decode()
 
+    def test_the_projects_hook_sees_every_value_first(self, get, settings):
+        secret = "4111-1111"
+        run = make_run(
+            state="suspended",
+            input=[secret],
+            result=secret,
+            progress="x" * 200_000 + secret,
+            error={"type": "E", "message": secret, "traceback": secret},
+            waiting_on=[{"kind": "activity", "name": "charge", "attempt": 2, "last_error": secret}],
+        )
+        make_events(run, 2, data={"result": secret})
+        seen = set()
+
+        def hide(value, shown):
+            seen.add((shown.field, shown.type, shown.name))
+            assert (shown.run_id, shown.workflow) == (run.id, "shop.order_flow")
+            return "***"
+
+        settings.CONTINUUM = {"REDACT": hide}
+        html = get("admin:continuum_run_change", run.pk).content.decode()
+        assert secret not in html
+        assert "x" * 20 not in html
+        assert "too long to be redacted" in html
+        assert {field for field, _, _ in seen} == {"input", "result", "error", "waiting_on", "event"}
+        assert ("event", "activity_completed", "charge") in seen
+        assert secret not in get("admin:continuum_dashboard_changelist").content.decode()
+
     def test_runs_take_the_permission_to_view_them(self, client):
         client.force_login(User.objects.create_user("clerk", is_staff=True))
         assert client.get(reverse(LIST)).status_code == 403
+        assert client.get(reverse("admin:continuum_run_fragment", args=[make_run().pk])).status_code == 403
+
+    def test_a_fragment_of_no_run_is_not_found(self, admin_client):
+        for run_id in (uuid7(), "nonsense"):
+            assert admin_client.get(reverse("admin:continuum_run_fragment", args=[run_id])).status_code == 404
 
 
 class TestWorkerList:

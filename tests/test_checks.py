@@ -20,6 +20,15 @@ def ids(found):
     return [message.id for message in found]
 
 
+@pytest.fixture(autouse=True)
+def no_pages(monkeypatch):
+    """Leave out the workflows of the guides, which show what is not to be done, if other tests have loaded them."""
+    every = checks.registry.workflows
+    monkeypatch.setattr(
+        checks.registry, "workflows", lambda: [each for each in every() if not each.name.startswith("pages.")]
+    )
+
+
 @pytest.fixture
 def project_module(tmp_path, monkeypatch):
     """Write a module that the project could have: ``project_module("flows", "1 / 0")``."""

@@ -126,7 +126,15 @@ class TestTables:
         "continuum_runs_stuck_idx": "continuum_runs USING btree (workflow, version, version_hash, tried_versions, id)"
         " WHERE ((owner_id IS NULL) AND (state = 'stuck_unknown_version'::text))",
         "continuum_runs_namespace_state_idx": "continuum_runs USING btree (namespace, state)",
-        "continuum_runs_attributes_gin_idx": "continuum_runs USING gin (attributes jsonb_path_ops)",
+        "continuum_runs_attributes_gin_idx": "continuum_runs USING gin (attributes jsonb_path_ops)"
+        " WITH (gin_pending_list_limit='256') WHERE (NOT (attributes = '{}'::jsonb))",
+        "continuum_runs_started_idx": "continuum_runs USING btree (namespace, started_at, id)"
+        " WHERE (NOT (state = 'running'::text))",
+        "continuum_runs_ended_idx": "continuum_runs USING btree (namespace, workflow, state, started_at, id)"
+        " WHERE (state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text]))",
+        "continuum_runs_completed_idx": "continuum_runs USING btree (namespace, completed_at, id)"
+        " WHERE ((completed_at IS NOT NULL) OR"
+        " (state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])))",
         "continuum_inbox_delivery_idx": "UNIQUE continuum_inbox USING btree (run_id, delivery_id)"
         " WHERE (delivery_id IS NOT NULL)",
         "continuum_inbox_unread_idx": "continuum_inbox USING btree (run_id) WHERE (consumed_at IS NULL)",
@@ -161,7 +169,10 @@ class TestTables:
                 "ORDER BY priority DESC, next_wakeup_at LIMIT 10",
             ),
             ("continuum_runs_owner_idx", "SELECT id FROM continuum_runs WHERE owner_id = 7"),
-            ("continuum_runs_attributes_gin_idx", """SELECT id FROM continuum_runs WHERE attributes @> '{"a": 1}'"""),
+            (
+                "continuum_runs_attributes_gin_idx",
+                """SELECT id FROM continuum_runs WHERE attributes @> '{"a": 1}' AND attributes <> '{}'""",
+            ),
             ("continuum_inbox_unread_idx", "SELECT DISTINCT run_id FROM continuum_inbox WHERE consumed_at IS NULL"),
             (
                 "continuum_workers_live_idx",

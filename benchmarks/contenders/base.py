@@ -103,6 +103,14 @@ class Contender(ABC):
     def signal(self, run: str, number: int) -> None:
         """Send a run the signal it waits for."""
 
+    def fill(self, size: int) -> None:
+        """Fill the tables with runs that have ended, as after months of work; not every contender is asked to."""
+        raise NotImplementedError
+
+    def search(self, kind: str) -> int:
+        """Look for the newest 50 runs of some kind (see W9) among those; return how many were found."""
+        raise NotImplementedError
+
     @abstractmethod
     def disconnect(self) -> None:
         """Close what ``connect`` has opened."""

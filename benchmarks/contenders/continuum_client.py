@@ -8,10 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import filling
 from benchmarks.contenders.base import Contender
 from benchmarks.server import Address
 
 __all__ = ["CLIENT"]
+
+SEARCHES: dict[str, list[tuple[Any, ...]]] = {
+    "state": [("eq", "workflow", "shop.workflows.order_flow"), ("eq", "state", "failed")],
+    "rare_workflow": [("eq", "workflow", filling.RARE_WORKFLOW), ("eq", "state", "completed")],
+    "common": [("eq", ["attributes", "plan"], "pro")],
+    "rare": [("eq", ["attributes", "flagged"], True)],
+}
 
 
 def _environment(address: Address) -> dict[str, str]:
@@ -106,6 +114,15 @@ class Continuum(Contender):
         """Return how many steps of ``paced`` were made, each counted as often as it was."""
         counted = Path(f"{self.gate}.made")
         return counted.stat().st_size if counted.exists() else 0
+
+    def fill(self, size: int) -> None:
+        from django.db import connection
+
+        with connection.cursor() as cursor:
+            filling.fill(cursor, size)
+
+    def search(self, kind: str) -> int:
+        return len(self._api.query(where=SEARCHES[kind], per_page=50).entries)
 
     def disconnect(self) -> None:
         from django.db import connections

@@ -17,6 +17,7 @@ WORKLOADS = {
     "w7": "w7_starting",
     "w7c": "w7c_concurrent_starts",
     "roll": "roll_restart",
+    "w9": "w9_searches",
 }
 
 

@@ -13,6 +13,7 @@ from django.utils.html import format_html
 from continuum.admin import wording
 from continuum.admin.payloads import Payload, payload_of, with_payloads
 from continuum.models import ActivityTask, HistoryEvent, Run, Worker
+from continuum.redaction import Shown
 
 __all__ = [
     "EventRow",
@@ -24,6 +25,7 @@ __all__ = [
     "payload_sections",
     "tasks",
     "waiting_lines",
+    "waits_of",
 ]
 
 HISTORY_LIMIT = 500
@@ -117,7 +119,7 @@ def waiting_lines(run: Run, *, with_errors: bool = False) -> list[str]:
     if run.state == Run.State.PENDING:
         later = run.next_wakeup_at is not None and run.next_wakeup_at > now
         return [f"its start {wording.ago(run.next_wakeup_at, now)}" if later else "a worker to take it"]
-    waiting = payload_of(run, "waiting_on")
+    waiting = waits_of(run)
     if waiting is None:
         return []
     return ["many things"] if waiting.cut else wording.waits(waiting.value, now, with_errors=with_errors)
@@ -176,7 +178,17 @@ def payload_sections(run: Run) -> Payloads:
     """Read what went into a run and what came out of it."""
     names = ("input", "result", "error", "progress")
     row = with_payloads(_same_database(Run.objects, run).only("id"), *names, limit=_PAYLOAD_LIMIT).get(id=run.id)
-    return Payloads(**{name: payload_of(row, name) for name in names})
+    return Payloads(**{name: payload_of(row, name, _shown(run, name)) for name in names})
+
+
+def waits_of(run: Run) -> Payload | None:
+    """Return what a run waits for, as far as it may be seen."""
+    return payload_of(run, "waiting_on", _shown(run, "waiting_on"))
+
+
+def _shown(run: Run, field: str, event: HistoryEvent | None = None) -> Shown:
+    more = {} if event is None else {"type": event.type, "name": event.name or ""}
+    return Shown(field=field, run_id=run.id, workflow=run.workflow, namespace=run.namespace, **more)
 
 
 def history_page(run: Run, *, before: str | None, with_data: bool) -> HistoryPage:
@@ -192,7 +204,7 @@ def history_page(run: Run, *, before: str | None, with_data: bool) -> HistoryPag
         EventRow(
             event=event,
             offset=f"+{wording.duration(event.recorded_at - run.started_at)}",
-            data=payload_of(event, "data") if with_data else None,
+            data=payload_of(event, "data", _shown(run, "event", event)) if with_data else None,
         )
         for event in reversed(shown)
     ]

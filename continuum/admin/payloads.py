@@ -8,8 +8,12 @@ from django.db.models import F, IntegerField, QuerySet, TextField
 from django.db.models.functions import Cast, Left, Length
 
 from continuum import values
+from continuum.conf import settings as continuum_settings
+from continuum.redaction import Shown, redacted
 
 __all__ = ["Payload", "payload_of", "with_payloads"]
+
+_TOO_LONG = "(hidden: it is too long to be redacted here)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,13 @@ def with_payloads(queryset: QuerySet, *names: str, limit: int) -> QuerySet:
     return queryset.defer(*names)
 
 
-def payload_of(row: Any, name: str) -> Payload | None:
-    """Return what ``with_payloads`` read of a column of this row; None for NULL."""
+def payload_of(row: Any, name: str, shown: Shown) -> Payload | None:
+    """Return what ``with_payloads`` read of a column of this row, redacted; None for NULL."""
     text, length = getattr(row, f"{name}_text"), getattr(row, f"{name}_length")
     if text is None:
         return None
     if length > len(text):
-        return Payload(f"{text}…", None, length)
-    value = values.display(text)
+        # Half a value is no value that a hook could look into.
+        return Payload(f"{text}…" if continuum_settings.REDACT is None else _TOO_LONG, None, length)
+    value = redacted(values.display(text), shown)
     return Payload(json.dumps(value, indent=2, ensure_ascii=False), value, None)

@@ -1,22 +1,27 @@
 """Runs: the list, and the page that tells what one did and why it does not go on."""
 
 import json
-import re
-from uuid import UUID
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Subquery
-from django.urls import reverse
+from django.http import Http404
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 
-from continuum.admin import wording
+from continuum.admin import searching, wording
+from continuum.admin.acting import entries_of
+from continuum.admin.asking import ActingMixin
 from continuum.admin.base import ReadOnlyAdmin
 from continuum.admin.details import facts, history_page, payload_sections, tasks, waiting_lines
 from continuum.admin.filters import NamespaceFilter, WorkflowFilter
 from continuum.admin.pagination import CappedPaginator
 from continuum.admin.payloads import with_payloads
+from continuum.admin.storyline import story
 from continuum.models import Run, Worker
 
 __all__ = ["RunAdmin"]
@@ -27,8 +32,8 @@ _MOST_ATTRIBUTES = 6
 
 
 @admin.register(Run)
-class RunAdmin(ReadOnlyAdmin):
-    """Runs, newest first. Nothing can be edited here."""
+class RunAdmin(ActingMixin, ReadOnlyAdmin):
+    """Runs, newest first. Rows cannot be edited; runs can be acted on."""
 
     list_display = (
         "short_id",
@@ -45,8 +50,9 @@ class RunAdmin(ReadOnlyAdmin):
     list_filter = ("state", NamespaceFilter, WorkflowFilter)
     list_per_page = 50
     list_max_show_all = 0
-    search_fields = ("workflow",)
-    search_help_text = "The beginning of a run id, or a part of a workflow's name"
+    actions = []
+    search_fields = ("workflow",)  # so that there is a box; what is typed there is for get_search_results
+    search_help_text = searching.HELP
     ordering = ("-id",)
     paginator = CappedPaginator
     change_list_template = "admin/continuum/run/change_list.html"
@@ -58,10 +64,7 @@ class RunAdmin(ReadOnlyAdmin):
         return with_payloads(runs, "waiting_on", limit=_WAITING_LIMIT).annotate(owner_name=Subquery(owner))
 
     def get_search_results(self, request, queryset, search_term):
-        bounds = id_bounds(search_term)
-        if bounds is None:
-            return super().get_search_results(request, queryset, search_term)
-        return queryset.filter(id__range=bounds), False
+        return searching.found(queryset, search_term), False
 
     @admin.display(description="run", ordering="id")
     def short_id(self, run):
@@ -92,10 +95,19 @@ class RunAdmin(ReadOnlyAdmin):
     def attribute_chips(self, run):
         if not isinstance(run.attributes, dict):
             return json.dumps(run.attributes, ensure_ascii=False)
-        pairs = [(name, _short(value)) for name, value in list(run.attributes.items())[:_MOST_ATTRIBUTES]]
-        chips = format_html_join(" ", '<span class="continuum-tag"><b>{}</b> {}</span>', pairs)
+        chips = format_html_join(
+            " ", "{}", ((self._chip(*pair),) for pair in list(run.attributes.items())[:_MOST_ATTRIBUTES])
+        )
         more = len(run.attributes) - _MOST_ATTRIBUTES
         return format_html('{} <span class="continuum-quiet">+{}</span>', chips, more) if more > 0 else chips
+
+    def _chip(self, name, value):
+        query = searching.attribute_query(name, value)
+        if query is None:
+            return format_html('<span class="continuum-tag"><b>{}</b> {}</span>', name, _short(value))
+        address = reverse(f"{self.admin_site.name}:continuum_run_changelist")
+        link = '<a class="continuum-tag" href="{}?{}" title="Runs with this attribute"><b>{}</b> {}</a>'
+        return format_html(link, address, query, name, _short(value))
 
     @admin.display(description="started")
     def started(self, run):
@@ -118,29 +130,48 @@ class RunAdmin(ReadOnlyAdmin):
     def get_fields(self, request, obj=None):
         return ()
 
+    def get_urls(self):
+        name = "continuum_run_fragment"
+        fragment = path("<path:object_id>/fragment/", self.admin_site.admin_view(self.fragment_view), name=name)
+        return [fragment, *super().get_urls()]
+
+    def fragment_view(self, request, object_id):
+        """The changing part of a run's page, for the script that keeps it up to date."""
+        run = self.get_object(request, unquote(object_id))
+        if run is None:
+            raise Http404
+        if not self.has_view_permission(request, run):
+            raise PermissionDenied
+        return TemplateResponse(
+            request, "admin/continuum/run/body.html", {"opts": self.opts, **self._story(request, run)}
+        )
+
     def render_change_form(self, request, context, add=False, change=False, form_url="", obj=None):
-        may_see = request.user.has_perm("continuum.view_payload")
+        name = f"{self.admin_site.name}:continuum_run_fragment"
+        query = f"?{request.GET.urlencode()}" if request.GET else ""
         context |= {
             "title": obj.workflow,
             "subtitle": None,
+            "fragment": reverse(name, args=[obj.pk]) + query,
+            **self._story(request, obj),
+        }
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def _story(self, request, obj):
+        may_see = request.user.has_perm("continuum.view_payload")
+        return {
             "run": obj,
             "state_chip": self.state_chip(obj),
             "attribute_chips": self.attribute_chips(obj),
             "why": waiting_lines(obj, with_errors=may_see),
             "facts": facts(obj, self.admin_site.name),
+            "story": story(obj, self.admin_site.name),
+            "buttons": self.buttons(request, obj),
             "tasks": tasks(obj),
+            "entries": entries_of(obj),
             "payloads": payload_sections(obj) if may_see else None,
             "history": history_page(obj, before=request.GET.get("before"), with_data=may_see),
         }
-        return super().render_change_form(request, context, add, change, form_url, obj)
-
-
-def id_bounds(term: str) -> tuple[UUID, UUID] | None:
-    """Return the smallest and the largest id that begin like ``term``; None when it does not look like an id."""
-    digits = term.strip().lower().replace("-", "")
-    if not re.fullmatch(r"[0-9][0-9a-f]{3,31}", digits):
-        return None
-    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
 
 
 def _short(value) -> str:

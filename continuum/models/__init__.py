@@ -6,12 +6,13 @@ foreign keys: the hot tables are written by the thousand a second, and all but w
 the run's id, so that the schema can be distributed by it.
 """
 
-from continuum.models.runs import Event, HistoryEvent, InboxMessage, Run, RunQuerySet
+from continuum.models.runs import Dashboard, Event, HistoryEvent, InboxMessage, Run, RunQuerySet
 from continuum.models.work import ActivityResult, ActivityTask, Queue, Schedule, Worker, WorkflowVersion
 
 __all__ = [
     "ActivityResult",
     "ActivityTask",
+    "Dashboard",
     "Event",
     "HistoryEvent",
     "InboxMessage",

@@ -7,7 +7,7 @@ import re
 from math import isfinite
 from typing import Any
 
-__all__ = ["UNSTORABLE", "plain_json"]
+__all__ = ["UNSTORABLE", "plain_json", "plain_value"]
 
 #: Characters that no text column of PostgreSQL stores: NUL and half surrogate pairs.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -28,8 +28,16 @@ def plain_json(path: str, value: Any) -> str:
     """
     if not isinstance(value, dict):
         raise TypeError(f"{path} must be a dict of plain JSON values, not {value!r}")
+    return plain_value(path, value)
+
+
+def plain_value(path: str, value: Any) -> str:
+    """Return a plain JSON value as JSON text. Arguments and errors as for :func:`plain_json`."""
     _check(path, path, value, 0)
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except ValueError as error:  # an integer of more digits than Python writes
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _check(what: str, path: str, value: object, depth: int) -> None:

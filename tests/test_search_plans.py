@@ -1,0 +1,184 @@
+"""The plans of searches, on enough runs for a bad plan to be tempting, and how much they read."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+import continuum
+from benchmarks.filling import RARE_WORKFLOW, fill
+from continuum.models import Run
+
+RUNS = 30_000
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+SPAN = 60 * DAY
+
+STARTED, ENDED, COMPLETED = "continuum_runs_started_idx", "continuum_runs_ended_idx", "continuum_runs_completed_idx"
+GIN, STATES, KEY = "continuum_runs_attributes_gin_idx", "continuum_runs_namespace_state_idx", "continuum_runs_pkey"
+
+
+@pytest.fixture(scope="module")
+def filled(django_db_setup, django_db_blocker):
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        try:
+            fill(cursor, RUNS, span=SPAN, until=NOW)
+            yield
+        finally:
+            cursor.execute("TRUNCATE continuum_runs")
+
+
+pytestmark = [pytest.mark.usefixtures("filled"), pytest.mark.django_db]
+
+
+def plans_of(search):
+    """Return the plans of the statements that a search takes, as they were carried out."""
+    with CaptureQueriesContext(connection) as queries:
+        search()
+    plans = []
+    with connection.cursor() as cursor:
+        for query in queries.captured_queries:
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {query['sql']}")
+            plan = cursor.fetchone()[0]
+            plans.append((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
+    return plans
+
+
+def nodes(plan):
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+def indexes(plans):
+    return {node["Index Name"] for plan in plans for node in nodes(plan) if "Index Name" in node}
+
+
+def sequential(plans):
+    return [node for plan in plans for node in nodes(plan) if node["Node Type"] == "Seq Scan"]
+
+
+def blocks(plans):
+    return sum(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] for plan in plans)
+
+
+def attribute(key, value):
+    return ("eq", ["attributes", key], value)
+
+
+FLOW = "shop.workflows.order_flow"
+SEARCHES = {
+    "the newest": ({}, {STARTED}),
+    "the oldest": ({"order_by": ("asc", "started_at")}, {STARTED}),
+    "the newest of a rare namespace": ({"namespace": "audit"}, {STARTED}),
+    "the newest of all namespaces": ({"namespace": None}, {STARTED}),
+    "a day": ({"where": [("gte", "started_at", NOW - 9 * DAY), ("lt", "started_at", NOW - 8 * DAY)]}, {STARTED}),
+    "a workflow and a state": ({"where": [("eq", "workflow", FLOW), ("eq", "state", "failed")]}, {ENDED}),
+    "a rare workflow and a state": (
+        {"where": [("eq", "workflow", RARE_WORKFLOW), ("eq", "state", "completed")]}, {ENDED}),
+    "a rare workflow": ({"where": [("eq", "workflow", RARE_WORKFLOW)]}, {ENDED}),
+    "a workflow nobody has": ({"where": [("eq", "workflow", "nobody")]}, {ENDED}),
+    "some workflows": ({"where": [("in", "workflow", [FLOW, RARE_WORKFLOW]), ("eq", "state", "failed")]}, {ENDED}),
+    "a rare workflow, everywhere": ({"namespace": None, "where": [("eq", "workflow", RARE_WORKFLOW)]}, {ENDED}),
+    "a state": ({"where": [("eq", "state", "failed")]}, {STARTED}),
+    "a state nobody is in": ({"where": [("eq", "state", "suspended")]}, {STATES}),
+    "what is live": ({"where": [("in", "state", ["pending", "running", "suspended"])]}, {STATES}),
+    "what runs": ({"where": [("eq", "state", "running")]}, {STATES}),
+    "a common attribute": ({"where": [attribute("plan", "pro")]}, {STARTED}),
+    "a rare attribute": ({"where": [attribute("flagged", True)]}, {GIN}),
+    "an attribute nobody has": ({"where": [attribute("plan", "gold")]}, {GIN}),
+    "an attribute of one": ({"where": [attribute("order", 4711)]}, {GIN}),
+    "one of some attributes": ({"where": [("in", ["attributes", "order"], [1, 4711, 5000])]}, {GIN}),
+    "a nested attribute": ({"where": [("eq", ["attributes", "address", "country"], "x7"),
+                                      attribute("customer", "c77")]}, {GIN}),
+    "a rare attribute, everywhere": ({"namespace": None, "where": [attribute("flagged", True)]}, {GIN}),
+    "a common attribute of a rare workflow": (
+        {"where": [("eq", "workflow", RARE_WORKFLOW), attribute("plan", "pro")]}, {ENDED}),
+    "a rare attribute, by its end": (
+        {"where": [attribute("flagged", True)], "order_by": ("desc", "completed_at")}, {GIN}),
+    "the last to end": ({"order_by": ("desc", "completed_at")}, {COMPLETED}),
+    "the first to end": ({"order_by": ("asc", "completed_at")}, {COMPLETED}),
+    "what ended in an hour": ({"where": [("gte", "completed_at", NOW - 9 * DAY),
+                                         ("lt", "completed_at", NOW - 9 * DAY + DAY / 24)]}, {COMPLETED}),
+    "by id": ({"order_by": ("desc", "id")}, {KEY}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("search", "expected"), SEARCHES.values(), ids=SEARCHES)
+def test_a_documented_search_reads_indexes_and_little_of_the_table(search, expected):
+    plans = plans_of(lambda: continuum.query(per_page=50, **search))
+    assert not sequential(plans)
+    assert expected <= indexes(plans)
+    assert blocks(plans) < 1_500  # a pass over the table takes about 3,000, along an index 30,000
+
+
+@pytest.mark.parametrize("order_by", [("desc", "started_at"), ("desc", "completed_at"), ("asc", "id")])
+def test_a_page_in_the_middle_costs_no_more_than_the_first(order_by):
+    entries = list(Run.objects.in_namespace("default").order_by(order_by[1])[RUNS // 2 : RUNS // 2 + 1])
+    from continuum import search_cursors
+
+    cursor = search_cursors.write(*order_by, search_cursors.Position(getattr(entries[0], order_by[1]), entries[0].id))
+    for where in ([], [attribute("plan", "pro")]):
+        plans = plans_of(
+            lambda where=where: continuum.query(where=where, order_by=order_by, per_page=50, cursor=cursor)
+        )
+        assert not sequential(plans)
+        assert blocks(plans) < 500
+
+
+def test_the_first_look_is_bounded_whatever_the_statistics_say():
+    """As when an attribute was common, and the newest runs do not bear it any more."""
+    Run.objects.filter(started_at__gt=NOW - 10 * DAY).update(attributes={})
+    first, *_ = plans_of(lambda: continuum.query(where=[attribute("plan", "pro")], per_page=50))
+    (scan,) = [node for node in nodes(first) if node.get("Index Name") == STARTED]
+    assert scan["Actual Rows"] <= 200
+
+
+def test_what_is_gathered_is_not_walked_to_in_order_whatever_the_statistics_say():
+    """As when an attribute is rarer than PostgreSQL believes: it would expect to come across fifty soon."""
+    some = list(Run.objects.order_by("id").values_list("id", flat=True)[::40])
+    Run.objects.filter(id__in=some).update(attributes={"trap": 1})
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE continuum_runs")
+    Run.objects.filter(id__in=some).update(attributes={"trap": 2})
+    where = [attribute("trap", 1), ("eq", "state", "completed")]
+    *_, last = plans_of(lambda: continuum.query(where=where, per_page=50))
+    assert indexes([last]) == {GIN, KEY}
+    assert blocks([last]) < 1_500
+
+
+@pytest.mark.parametrize(
+    ("where", "index"),
+    [
+        ([("eq", "workflow", RARE_WORKFLOW)], ENDED),
+        ([("eq", "state", "failed")], STATES),
+        ([attribute("flagged", True)], GIN),
+        ([("gte", "completed_at", NOW - DAY / 24)], COMPLETED),
+        ([("gte", "started_at", NOW - DAY / 24)], STARTED),
+    ],
+)
+def test_counts_of_little_read_little(where, index):
+    plans = plans_of(lambda: continuum.count(where=where))
+    assert not sequential(plans)
+    assert index in indexes(plans)
+
+
+def test_querysets_use_the_index_of_attributes():
+    for runs in (
+        Run.objects.with_attributes(flagged=True),
+        Run.objects.filter(attributes__contains={"order": 4711}),
+        Run.objects.in_namespace("default").terminal().with_attributes(address={"country": "x7"}, customer="c77"),
+    ):
+        plans = plans_of(lambda runs=runs: list(runs))
+        assert not sequential(plans)
+        assert GIN in indexes(plans)
+
+
+def test_finished_runs_are_found_in_the_order_of_their_start_by_querysets_too():
+    runs = Run.objects.in_namespace("default").terminal().filter(workflow=RARE_WORKFLOW, state="completed")
+    plans = plans_of(lambda: list(runs.order_by("-started_at", "-id")[:50]))
+    assert indexes(plans) == {ENDED}
