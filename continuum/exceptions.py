@@ -85,28 +85,28 @@ class NonDeterminismError(ContinuumError, RuntimeError):
 
 
 class ReplayDriftError(ContinuumError):
-    """The code asks for something else than the history of the run holds.
+    """The code asks for something else than the history of the run (its id, or None) holds.
 
     Attributes:
-        run: the run's id, or None where it is not known.
         position: the path of the command, for example ``0.2:3``.
         history: what history holds there, as text.
         code: what the code asked for, as text.
+        report: all there is to say, as text for people: where, what differs, what lies around it, what to do.
+        details: the same as JSON values.
     """
 
-    def __init__(self, run: UUID | str | None, position: str, history: str, code: str) -> None:
-        super().__init__(run, position, history, code)
+    def __init__(
+        self, run: UUID | str | None, position: str, history: str, code: str, report: str = "", details: Any = None
+    ) -> None:
+        super().__init__(run, position, history, code, report, details)
         self.run, self.position, self.history, self.code = run, position, history, code
+        self.report, self.details = report, details
 
     def __str__(self) -> str:
         run = f"run {self.run}" if self.run else "the run"
-        return (
-            f"replay of {run} drifted at command {self.position}:\n"
-            f"{_indented('- history holds:   ', self.history)}\n"
-            f"{_indented('+ the code asks:   ', self.code)}\n"
-            "The workflow's code has changed in a way this history does not allow. Nothing was recorded: restore the "
-            'code, or guard the change with patched("name"), and the run goes on.'
-        )
+        sides = _indented("- history holds:   ", self.history), _indented("+ the code asks:   ", self.code)
+        text = "\n".join([f"replay of {run} drifted at command {self.position}:", *sides])
+        return self.report or f'{text}\nRestore the code, or guard the change with patched("name"): the run goes on.'
 
 
 class SignalTimeoutError(ContinuumError, TimeoutError):

@@ -207,7 +207,7 @@ def start_many(
 def _blank_run() -> dict[str, Any]:
     """The column values that every run begins with."""
     fields = dict.fromkeys(field.attname for field in Run._meta.concrete_fields)
-    return fields | {"state": "pending", "lease_token": 0, "recoveries": 0, "depth": 0}
+    return fields | {"state": "pending", "lease_token": 0, "recoveries": 0, "depth": 0, "tried_versions": ""}
 
 
 def _started(alias: str, run_id: UUID, parameters: dict[str, Any], moments: tuple[Any, ...], encoded: str) -> Run:

@@ -101,7 +101,7 @@ class TestRunList:
         for words in (
             "the signal “review”, for 5 min",
             "gives up in 23 h",
-            "code that fits its history",
+            "a worker with code that fits its history",
             "a worker to take it",
             "its start in 2 h",
         ):
@@ -284,6 +284,15 @@ class TestRunPage:
         text = str(Page(html))
         assert "KeyError: 1" in text
         assert '"code": 7' in text
+
+    def test_keeps_the_columns_of_a_drift(self, get):
+        message = "run 1 cannot go on\n\nWhere:  command 0:1\n\n  event  history  code\n>     1  a        <b>"
+        error = {"type": "ReplayDriftError", "message": message, "traceback": "", "details": None}
+        run = make_run(state="stuck_unknown_version", error=error)
+        html = get("admin:continuum_run_change", run.pk).content.decode()
+        assert '<p class="continuum-error-line">ReplayDriftError: run 1 cannot go on</p>' in html
+        columns = "Where:  command 0:1\n\n  event  history  code\n&gt;     1  a        &lt;b&gt;</pre>"
+        assert f'<pre tabindex="0">{columns}' in html
 
     def test_tells_the_history_in_order(self, run_page):
         run = make_run(started_at=NOW - timedelta(seconds=90))

@@ -9,6 +9,7 @@ from continuum.core.history import Event, EventType
 from continuum.worker.claims import claim_mail
 from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, RowUpdate
+from continuum.worker.loaded import Loaded
 from continuum.worker.sql import load
 from tests.test_leases import give_runs, node, rows, sessions
 from tests.waiting_for import eventually_async
@@ -58,7 +59,7 @@ def test_a_release_that_ends_late_takes_nothing_from_a_later_claim_of_the_same_w
                 "VALUES (%s, 'signal', 'go', '1') RETURNING id",
                 run,
             )
-            [claimed] = await claim_mail(connection, worker, ["flow"], 10)
+            [claimed] = await claim_mail(connection, worker, Loaded(["flow"]), 10)
             received = Event(1, EventType.SIGNAL_RECEIVED, None, "go", "1", 0)
             step = commit_of(worker, run, claimed.token, events=[received], consumed=[message])
             assert await rows_of(connection, step) == []

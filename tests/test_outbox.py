@@ -15,6 +15,7 @@ from continuum.worker import claims
 from continuum.worker.family import MOST_BYTES
 from continuum.worker.forwarding import find_strays, forward
 from continuum.worker.live import Entry
+from continuum.worker.loaded import Loaded
 from continuum.worker.outbox import Cancellation
 from continuum.worker.outbox_writing import write_outbox
 from continuum.worker.sql import load
@@ -103,7 +104,7 @@ class TestChildren:
         one = child()
         await desk.write(starting(parent, one))
         assert desk.sent[-1].ready
-        [claimed] = await claims.claim_due(desk.connection, desk.worker_id, [flows.echo.name], 10)
+        [claimed] = await claims.claim_due(desk.connection, desk.worker_id, Loaded([flows.echo.name]), 10)
         identity = claimed.identity
         assert (identity.id, identity.parent_run_id, identity.depth, claimed.is_new) == (one.id, parent.id, 5, True)
 
@@ -602,7 +603,7 @@ class TestAtTheSameTime:
         async with desk.uncommitted(cancelling(parent, one.id)):
             assert await other.write(ended(one)) == set()
         assert [kind for kind, _, _ in await desk.inbox(parent.id)] == ["child"]
-        assert await claims.claim_mail(other.connection, other.worker_id, [flows.echo.name], 10) == []
+        assert await claims.claim_mail(other.connection, other.worker_id, Loaded([flows.echo.name]), 10) == []
 
     @scenario
     async def test_a_child_that_is_continued_while_it_is_being_cancelled(desk, other):
@@ -616,7 +617,7 @@ class TestAtTheSameTime:
         assert await forward(desk.connection, await find_strays(desk.connection)) == {new: None}
         await desk.write(cancelling(parent, one.id))
         assert await desk.inbox(new) == [("cancel", None, {"reason": "enough"})]
-        [claimed] = await claims.claim_mail(other.connection, other.worker_id, [flows.echo.name], 10)
+        [claimed] = await claims.claim_mail(other.connection, other.worker_id, Loaded([flows.echo.name]), 10)
         assert claimed.identity.id == new
 
     @scenario

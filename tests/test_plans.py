@@ -12,6 +12,9 @@ from continuum.worker.sql import load
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+# Parameters that say what code a worker has.
+CODE = {"hashes": "text[]", "pinned": "boolean", "patience": "float8", "grace": "float8"}
+
 
 @pytest.fixture
 def plan_of():
@@ -32,7 +35,16 @@ def plan_of():
             " CASE WHEN n % 5 = 0 THEN 'running' ELSE 'ready' END, CASE WHEN n % 5 = 0 THEN 1 END, 1"
             " FROM generate_series(1, 5000) n"
         )
-        cursor.execute("ANALYZE continuum_runs, continuum_activity_tasks")
+        cursor.execute(
+            "INSERT INTO continuum_runs (id, workflow, version_hash, correlation_id, state, tried_versions)"
+            " SELECT gen_random_uuid(), 'f' || n % 2, 'h', gen_random_uuid(), 'stuck_unknown_version', '1:' || n % 3"
+            " FROM generate_series(1, 20000) n"
+        )
+        cursor.execute(
+            "INSERT INTO continuum_workers (name, workflows, expires_at)"
+            """ SELECT 'w', '{"f0": {"new": 1}}', now() + interval '1 hour' FROM generate_series(1, 3)"""
+        )
+        cursor.execute("ANALYZE continuum_runs, continuum_activity_tasks, continuum_workers")
         for name, value in JOURNAL_SESSION.items():
             cursor.execute("SELECT set_config(%s, %s, false)", [name, value])
 
@@ -75,17 +87,63 @@ def test_runs_claimed_unknowingly_are_sought_among_those_of_the_worker_only(plan
 
 
 def test_a_claim_reads_the_runs_that_are_due_and_no_others(plan_of):
-    plan = plan_of("claim_due", worker="bigint", workflows="text[]", limit="bigint")
+    plan = plan_of("claim_due", worker="bigint", workflows="text[]", limit="bigint", **CODE)
     assert "continuum_runs_ready_idx" in plan
     assert re.search(r"Index Cond: .*priority.*next_wakeup_at", plan)
     assert "Seq Scan on continuum_runs" not in plan
+    assert "hashed" in plan  # what other workers have loaded is read once, not once a run
 
 
 def test_suspects_are_found_without_looking_at_other_runs(plan_of):
-    plan = plan_of("claim_suspect", worker="bigint", workflows="text[]", suspected="smallint")
+    plan = plan_of("claim_suspect", worker="bigint", workflows="text[]", suspected="smallint", **CODE)
     assert "continuum_runs_suspects_idx" in plan
     assert "Seq Scan on continuum_runs" not in plan
     assert "continuum_runs_ready_idx" not in plan
+
+
+def test_mail_is_found_from_the_inbox(plan_of):
+    plan = plan_of("claim_mail", worker="bigint", workflows="text[]", limit="bigint", suspected="smallint", **CODE)
+    assert "continuum_inbox_unread_idx" in plan
+    assert "continuum_runs_pkey" in plan
+    assert not re.search("(Seq|Bitmap Heap) Scan on continuum_runs|runs_stuck_idx|runs_ready_idx", plan)
+
+
+def test_looking_for_parked_runs_skips_along_their_index(plan_of):
+    plan = plan_of("claim_parked", worker="bigint", limit="bigint", **CODE)
+    assert "continuum_runs_stuck_idx" in plan
+    assert not re.search("(Seq|Bitmap Heap) Scan on continuum_runs|Sort|runs_owner_idx", plan)
+
+
+def test_what_looking_for_parked_runs_costs_does_not_follow_their_number(plan_of):
+    """Twenty thousand are parked, of six kinds, and nothing is to be done: each kind is read once."""
+    values = {
+        "worker": "1",
+        "limit": "200",
+        "pinned": "false",
+        "loaded_names": "'{f0,f1}'",
+        "loaded_versions": "'{1,1}'",
+        "loaded_hashes": "'{0,0}'",
+        "loaded_tokens": "'{1:0,1:0}'",
+        "loaded_highest": "'{t,t}'",
+    }
+    tried = load("claim_parked").replace("k.tried_versions, ' ')", "k.tried_versions || ' 1:0', ' ')")
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM continuum_runs")
+        text = re.sub(r"%\((\w+)\)s", lambda match: values[match.group(1)], tried)
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}")
+        assert cursor.fetchone()[0][0]["Plan"]["Shared Hit Blocks"] < 100
+
+
+def test_looking_for_runs_that_nobody_has_the_code_for_reads_the_front_of_the_queue(plan_of):
+    plan = plan_of("runs_park_unknown", batch="bigint", suspected="smallint", grace="float8", pinned="boolean")
+    assert "continuum_runs_ready_idx" in plan
+    assert "Seq Scan on continuum_runs" not in plan
+
+
+def test_the_versions_of_runs_are_noted_by_their_ids(plan_of):
+    plan = plan_of("outbox_versions")
+    assert "continuum_runs_pkey" in plan
+    assert not re.search("Scan on continuum_runs|runs_owner_idx", plan)
 
 
 def test_a_history_is_read_from_the_primary_key(plan_of):

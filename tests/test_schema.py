@@ -54,7 +54,7 @@ class TestTables:
             next_wakeup_at timestamptz deadline_at timestamptz retention_until timestamptz parent_run_id uuid
             parent_command_id text correlation_id uuid! continued_from_run_id uuid continued_to_run_id uuid
             forked_from_run_id uuid seed uuid idempotency_key text namespace text! attributes jsonb!
-            depth smallint!""",
+            depth smallint! tried_versions text!""",
         "continuum_events": """
             run_id uuid! seq integer! type text! command_id text name text data json! recorded_at timestamptz!""",
         "continuum_inbox": """
@@ -72,7 +72,7 @@ class TestTables:
         "continuum_workers": """
             id bigint! name text! host text! pid integer! state text! queues json! info json! session_lock boolean!
             started_at timestamptz! heartbeat_at timestamptz! expires_at timestamptz! stopped_at timestamptz
-            suspect_id uuid""",
+            suspect_id uuid workflows jsonb""",
         "continuum_workflow_versions": """
             id bigint! workflow text! version integer! version_hash text! location text! patch_sites json!
             first_seen_at timestamptz! last_seen_at timestamptz!""",
@@ -123,6 +123,8 @@ class TestTables:
         "continuum_runs_parent_idx": "continuum_runs USING btree (parent_run_id) WHERE (parent_run_id IS NOT NULL)",
         "continuum_runs_suspects_idx": "continuum_runs USING btree (recoveries DESC)"
         " WHERE ((owner_id IS NULL) AND (recoveries > 0))",
+        "continuum_runs_stuck_idx": "continuum_runs USING btree (workflow, version, version_hash, tried_versions, id)"
+        " WHERE ((owner_id IS NULL) AND (state = 'stuck_unknown_version'::text))",
         "continuum_runs_namespace_state_idx": "continuum_runs USING btree (namespace, state)",
         "continuum_runs_attributes_gin_idx": "continuum_runs USING gin (attributes jsonb_path_ops)"
         " WITH (gin_pending_list_limit='256') WHERE (NOT (attributes = '{}'::jsonb))",

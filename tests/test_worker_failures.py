@@ -308,6 +308,7 @@ class TestComingBack:
                 # What a statement does that the server ends long after the worker has connected again.
                 run = continuum.start(flows.echo, "late")
                 parameters = {"worker": owner, "workflows": [run_workflow(run)], "limit": 1, **chances()}
+                parameters |= {"hashes": [], "pinned": False, "patience": 0, "grace": 0}
                 cursor.execute(load("claim_due"), parameters)
                 assert cursor.rowcount == 1
             assert continuum.result(run, timeout=10) == "late"

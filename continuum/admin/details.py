@@ -53,11 +53,17 @@ class Payloads:
 
     @property
     def error_line(self) -> str | None:
-        """Type and message of the error."""
+        """Type and message of the error, if the message is longer than a line that line."""
         error = self.error.value if self.error else None
         if not isinstance(error, dict) or "type" not in error:
             return None
-        return f"{error['type']}: {error.get('message', '')}"
+        return f"{error['type']}: {_message_of(error)[0]}"
+
+    @property
+    def error_text(self) -> str | None:
+        """What a longer message says after its first line, laid out in columns perhaps."""
+        error = self.error.value if self.error else None
+        return _message_of(error)[1] or None if isinstance(error, dict) else None
 
     @property
     def error_details(self) -> str | None:
@@ -109,7 +115,7 @@ def waiting_lines(run: Run, *, with_errors: bool = False) -> list[str]:
     if run.is_terminal:
         return []
     if run.state == Run.State.STUCK_UNKNOWN_VERSION:
-        return ["code that fits its history"]
+        return ["a worker with code that fits its history"]
     if run.state == Run.State.PENDING:
         later = run.next_wakeup_at is not None and run.next_wakeup_at > now
         return [f"its start {wording.ago(run.next_wakeup_at, now)}" if later else "a worker to take it"]
@@ -203,6 +209,11 @@ def history_page(run: Run, *, before: str | None, with_data: bool) -> HistoryPag
         for event in reversed(shown)
     ]
     return HistoryPage(rows, shown[-1].seq if len(found) > HISTORY_LIMIT else None, is_newest)
+
+
+def _message_of(error: dict[str, Any]) -> tuple[str, str]:
+    first, _, rest = str(error.get("message", "")).partition("\n")
+    return first, rest.strip("\n")
 
 
 def _same_database(manager, run: Run) -> QuerySet:

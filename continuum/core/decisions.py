@@ -38,7 +38,7 @@ def side_effect(execution: Any, fn: Any, args: tuple[Any, ...]) -> Any:
             event = None
     if event is None:
         if execution.replaying and execution.retry is None:
-            execution.raise_drift(command_id, "no such record", f"side_effect {name}")
+            execution.raise_drift(command_id, "nothing", f"side_effect {name}")
         event = execution.decide(
             EventType.SIDE_EFFECT, command_id, name, _run_aside(execution, fn, args, name, returns)
         )
@@ -66,7 +66,10 @@ def _run_aside(execution: Any, fn: Any, args: tuple[Any, ...], name: str, return
 
 
 def go_past(execution: Any, event: Event) -> None:
-    """Go past a decision of the code's, which was asked for, and counted, where the code made it."""
+    """Go past what is not delivered. A decision was asked for, and counted, where the code made it."""
+    if event.type == EventType.VERSION_ADOPTED:
+        execution.met(event)
+        return
     if event.command_id not in execution.recorded:
         return
     if event.type == EventType.PATCHED:

@@ -19,8 +19,8 @@ from continuum.core import decisions, delivery, resuming
 from continuum.core.asks import Asks
 from continuum.core.children import Successor
 from continuum.core.commands import Command
-from continuum.core.drift import asked, told
-from continuum.core.history import DECISIONS, RESTARTS, TERMINAL, Event, EventType, fingerprint
+from continuum.core.drift import asked, asked_otherwise, parted, told
+from continuum.core.history import RESTARTS, TERMINAL, WALKED_PAST, Event, EventType, fingerprint
 from continuum.core.identity import RunIdentity
 from continuum.core.loop import DeterministicLoop
 from continuum.core.outcomes import Outcome, Step, continuation_of, failure_of, outcome_of
@@ -62,13 +62,14 @@ class Execution:
         self.cancel_reason: str | None = None
         self._root: Any = None
         self.seed = (self.run.seed or self.run.id).bytes
-        self._journal: list[Event] = []
+        self.journal: list[Event] = []
         self.patches: dict[str, bool] = {}
         self._history: deque[Event] = deque()
+        self.events: list[Event] = []  # all of the history, as long as it is lived through
         self.recorded: dict[str, Event] = {}
         self._unmet = 0  # events of the history that have been neither delivered nor asked for
         self._last_us = 0  # when the last of them was recorded
-        self._forks = 0  # how many of them are forks that nothing follows
+        self._marks = 0  # how many of them only say that another goes on from here
         self.drift: ReplayDriftError | None = None
         self.sagas = Sagas()
         self.retry: resuming.Retry | None = None  # while the code lives through a failure that it need not follow
@@ -83,7 +84,7 @@ class Execution:
     @property
     def replaying(self) -> bool:
         """Whether there is history left that the code has not lived through again."""
-        return self._unmet > self._forks
+        return self._unmet > self._marks
 
     def begin(self, now_us: int, history: Iterable[Event] = (), *, cancelled: str | None = None) -> None:
         """Start the workflow function.
@@ -100,10 +101,10 @@ class Execution:
 
     def _expect(self, events: list[Event], history: list[Event], retry: resuming.Retry | None) -> None:
         """Set out to live through a history."""
-        self.retry = retry
+        self.retry, self.events = retry, events
         self._history.extend(history)
         self._unmet = len(history)
-        self._forks = resuming.forks_at_the_end(history)
+        self._marks = resuming.marks_at_the_end(history)
         if events:
             self.seq, self._last_us = events[-1].seq, events[-1].time_us
 
@@ -111,7 +112,7 @@ class Execution:
         self.asks.retried_us = self._retried_us
         self.identities = resuming.identities(self.run, self._history)
         self.become(self.identities.pop(0))
-        self.recorded = {e.command_id: e for e in self._history if e.type in DECISIONS and e.command_id}
+        self.recorded = {e.command_id: e for e in self._history if e.type in WALKED_PAST and e.command_id}
         self.loop.time_us = now_us
         try:
             args, kwargs = self.definition.decode_arguments(self.arguments)
@@ -161,10 +162,11 @@ class Execution:
             self._expect(retry.events, *resuming.prepare(retry.events, retry.began_us, undone))
             self._begin(retry.began_us)
         self.asks.replayed()
+        self.events = []
         return True
 
     def _deliver(self, event: Event) -> None:
-        if event.type in DECISIONS:
+        if event.type in WALKED_PAST:
             decisions.go_past(self, event)
             return
         self.met(event)
@@ -181,9 +183,8 @@ class Execution:
     def take(self) -> Step:
         """Return what the execution wants since the last call."""
         commands, abandoned, cancels = self.asks.take()
-        step = Step(self._journal, commands, abandoned, self.outcome, cancels)
-        self._journal = []
-        return step
+        journal, self.journal = self.journal, []
+        return Step(journal, commands, abandoned, self.outcome, cancels)
 
     def close(self) -> None:
         """Give the run up in this process: close its coroutines. Nothing they do meanwhile is recorded."""
@@ -288,7 +289,7 @@ class Execution:
         if command is not None:
             command_id, name = command.id, command.name
         event = Event(self.seq, type_, command_id, name, data, loop.time_us)
-        self._journal.append(event)
+        self.journal.append(event)
         return event
 
     # -- applying events ----------------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ class Execution:
         if self.retry is not None:
             data = self.retry.placed(data)
         event = Event(self.seq, type_, command_id, name, data, max(self.loop.time_us, self._last_us))
-        self._journal.append(event)
+        self.journal.append(event)
         return event
 
     def set_progress(self, value: Any) -> None:
@@ -387,13 +388,12 @@ class Execution:
         return [command.waiting() for command in self.pending.values()]
 
     def drifted(self, event: Event, history: str, code: str) -> ReplayDriftError:
-        position = f"{event.command_id or event.type} (event {event.seq})"
-        return ReplayDriftError(self.id, position, history, code)
+        return parted(self, event, history, code)
 
     def asked_instead(self) -> str:
         return asked(self.pending.values(), self.outcome and self.outcome.state)
 
     def raise_drift(self, command_id: str, history: str, code: str) -> None:
         # Raised inside user code, which may catch it: kept, so that the drain ends with it whatever the code does.
-        self.drift = ReplayDriftError(self.id, command_id, history, code)
+        self.drift = asked_otherwise(self, command_id, history, code)
         raise self.drift

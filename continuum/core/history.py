@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import NamedTuple
 
-__all__ = ["DECISIONS", "RESTARTS", "TERMINAL", "Event", "EventType", "fingerprint"]
+__all__ = ["DECISIONS", "MARKS", "RESTARTS", "TERMINAL", "WALKED_PAST", "Event", "EventType", "fingerprint"]
 
 
 class EventType:
@@ -24,6 +24,7 @@ class EventType:
     RUN_RETRIED = "run_retried"
     RUN_RESUMED = "run_resumed"
     RUN_FORKED = "run_forked"
+    VERSION_ADOPTED = "version_adopted"
     RUN_COMPLETED = "run_completed"
     RUN_CONTINUED = "run_continued"
     RUN_FAILED = "run_failed"
@@ -34,11 +35,17 @@ class EventType:
 #: at the place that made them, never delivered.
 DECISIONS = frozenset({EventType.SIDE_EFFECT, EventType.PATCHED})
 
+#: Events that a replay does not deliver to the code: its decisions, and what is told of it to people.
+WALKED_PAST = DECISIONS | {EventType.VERSION_ADOPTED}
+
 #: Events that end a run. Nothing follows them, but for what a person has retried.
 TERMINAL = frozenset({EventType.RUN_COMPLETED, EventType.RUN_CONTINUED, EventType.RUN_FAILED, EventType.RUN_CANCELLED})
 
 #: Events after which a history goes on that had come to a halt. The time between does not count for durations.
 RESTARTS = frozenset({EventType.RUN_RESUMED, EventType.RUN_FORKED})
+
+#: Events that say who goes on from here, and how. At the end of a history they are no history the code has yet to live.
+MARKS = frozenset({EventType.RUN_FORKED, EventType.VERSION_ADOPTED})
 
 
 class Event(NamedTuple):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from continuum.core.history import DECISIONS, TERMINAL, Event, EventType
+from continuum.core.history import DECISIONS, MARKS, TERMINAL, WALKED_PAST, Event, EventType
 from continuum.core.identity import RunIdentity
 from continuum.exceptions import ReplayDriftError
 
@@ -24,10 +24,10 @@ __all__ = [
     "Retry",
     "effective",
     "forked",
-    "forks_at_the_end",
     "identities",
     "last_retried_us",
     "live_through_again",
+    "marks_at_the_end",
     "prepare",
     "resume",
 ]
@@ -243,16 +243,16 @@ def _source(own: RunIdentity, data: dict[str, Any]) -> RunIdentity:
     )
 
 
-def forks_at_the_end(events: Iterable[Event]) -> int:
-    """Count the forks that nothing but decisions follows.
+def marks_at_the_end(events: Iterable[Event]) -> int:
+    """Count the forks and adoptions that nothing but decisions follows.
 
     A fork may lie in the middle of what the code did at once, between two decisions: the second is made anew.
     """
     count = 0
     for event in reversed(list(events)):
-        if event.type == EventType.RUN_FORKED:
+        if event.type in MARKS:
             count += 1
-        elif event.type not in DECISIONS:
+        elif event.type not in WALKED_PAST:
             break
     return count
 

@@ -8,7 +8,7 @@ ENDED = ("completed", "failed", "cancelled")
 
 
 class Migration(migrations.Migration):
-    dependencies = [("continuum", "0004_suspects")]
+    dependencies = [("continuum", "0005_versions")]
 
     operations = [
         migrations.AlterField(

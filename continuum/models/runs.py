@@ -104,6 +104,8 @@ class Run(models.Model):
     forked_from_run_id = models.UUIDField(null=True)
     seed = models.UUIDField(null=True)
     idempotency_key = models.TextField(null=True)
+    # Versions as "number:hash", with spaces between: those its history did not fit, the last one last.
+    tried_versions = text_column()
 
     objects = RunQuerySet.as_manager()
 
@@ -133,6 +135,11 @@ class Run(models.Model):
                 fields=["-recoveries"],
                 name="continuum_runs_suspects_idx",
                 condition=models.Q(owner_id__isnull=True, recoveries__gt=0),
+            ),
+            Index(
+                fields=["workflow", "version", "version_hash", "tried_versions", "id"],
+                name="continuum_runs_stuck_idx",
+                condition=models.Q(owner_id__isnull=True, state="stuck_unknown_version"),
             ),
             Index(fields=["namespace", "state"], name="continuum_runs_namespace_state_idx"),
             # Every index on all rows costs each change of a run's state an entry. Most runs bear no attributes.

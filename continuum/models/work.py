@@ -132,6 +132,8 @@ class Worker(models.Model):
     expires_at = models.DateTimeField()
     stopped_at = models.DateTimeField(null=True)
     suspect_id = models.UUIDField(null=True)
+    # {workflow: {version hash: version}}; null where it is not known, as in rows that older workers have written.
+    workflows = models.JSONField(null=True)
 
     class Meta:
         db_table = "continuum_workers"

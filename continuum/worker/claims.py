@@ -8,10 +8,12 @@ from uuid import UUID
 
 import psycopg
 
+from continuum.conf import settings as continuum_settings
 from continuum.core.execution import RunIdentity
 from continuum.core.history import Event
 from continuum.worker.arrays import plain_array
 from continuum.worker.live import Message
+from continuum.worker.loaded import PATIENCE, Loaded
 from continuum.worker.sql import load
 from continuum.worker.suspects import chances
 
@@ -20,6 +22,7 @@ __all__ = [
     "Standing",
     "claim_due",
     "claim_mail",
+    "claim_parked",
     "claim_suspect",
     "claimed_again",
     "heartbeats_of_runs",
@@ -48,30 +51,47 @@ class ClaimedRun(NamedTuple):
 
 
 async def claim_due(
-    connection: psycopg.AsyncConnection[Any], worker_id: int, workflows: list[str], limit: int
+    connection: psycopg.AsyncConnection[Any], worker_id: int, loaded: Loaded, limit: int
 ) -> list[ClaimedRun]:
     """Claim up to ``limit`` runs whose time has come."""
-    return await _claim(connection, "claim_due", worker_id, workflows, limit)
+    return await _claim(connection, "claim_due", worker_id, loaded, limit)
 
 
 async def claim_mail(
-    connection: psycopg.AsyncConnection[Any], worker_id: int, workflows: list[str], limit: int
+    connection: psycopg.AsyncConnection[Any], worker_id: int, loaded: Loaded, limit: int
 ) -> list[ClaimedRun]:
     """Claim up to ``limit`` runs that have mail."""
-    return await _claim(connection, "claim_mail", worker_id, workflows, limit)
+    return await _claim(connection, "claim_mail", worker_id, loaded, limit)
+
+
+async def claim_parked(
+    connection: psycopg.AsyncConnection[Any], worker_id: int, loaded: Loaded, limit: int
+) -> list[ClaimedRun]:
+    """Claim up to ``limit`` parked runs that this worker's code has not been tried with."""
+    return await _claim(connection, "claim_parked", worker_id, loaded, limit)
 
 
 async def claim_suspect(
-    connection: psycopg.AsyncConnection[Any], worker_id: int, workflows: list[str]
+    connection: psycopg.AsyncConnection[Any], worker_id: int, loaded: Loaded
 ) -> list[ClaimedRun]:
     """Claim the run that is suspected most of killing its workers, if there is one."""
-    return await _claim(connection, "claim_suspect", worker_id, workflows, 1)
+    return await _claim(connection, "claim_suspect", worker_id, loaded, 1)
 
 
 async def _claim(
-    connection: psycopg.AsyncConnection[Any], statement: str, worker_id: int, workflows: list[str], limit: int
+    connection: psycopg.AsyncConnection[Any], statement: str, worker_id: int, loaded: Loaded, limit: int
 ) -> list[ClaimedRun]:
-    parameters = {"worker": worker_id, "workflows": workflows, "limit": limit, "suspected": chances()["suspected"]}
+    parameters = {
+        "worker": worker_id,
+        "workflows": loaded.names,
+        "hashes": loaded.hashes,
+        "pinned": loaded.pinned,
+        "patience": PATIENCE,
+        "grace": continuum_settings.LEASE_TTL,
+        "limit": limit,
+        "suspected": chances()["suspected"],
+        **loaded.table,
+    }
     cursor = await connection.execute(load(statement), parameters, prepare=True)
     return [_claimed(row) for row in await cursor.fetchall()]
 

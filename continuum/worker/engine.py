@@ -14,17 +14,16 @@ from typing import Any
 from uuid import UUID
 
 from continuum.core.commands import Command
-from continuum.core.definitions import registry
 from continuum.core.execution import Execution, Outcome
 from continuum.core.history import Event, EventType
 from continuum.core.watching import Watch
-from continuum.worker import rows, sending, setbacks
+from continuum.worker import adoption, rows, sending, setbacks
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.attempts import Attempts
 from continuum.worker.claims import ClaimedRun
 from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
-from continuum.worker.live import Entry, LiveRun, Message
+from continuum.worker.live import Entry, LiveRun, Message, wanted
 from continuum.worker.mail import Mail
 from continuum.worker.pump import Pump
 from continuum.worker.queued import Queued
@@ -38,7 +37,6 @@ logger = logging.getLogger("continuum.worker")
 
 # Events replayed before others get a turn.
 REPLAY_CHUNK = 200
-_TIME_IS_OVER = "the run's timeout is over"
 
 
 class Engine:
@@ -89,7 +87,7 @@ class Engine:
         self.mail = Mail(self, clock)
         self.queued = Queued(self)
         self.attempts = Attempts(self, clock, timers, self._change.set)
-        timers.wanted = _wanted
+        timers.wanted = wanted
         self.summaries = Summaries(lambda: self.journal, self._make_room)
         self._pump = Pump(loop, self._attend, self._change.set)
         self.post = self._pump.post
@@ -131,10 +129,11 @@ class Engine:
             queued: the ids of its commands that are out as tasks.
             beats: the last heartbeats of its activities, by command, as JSON text.
         """
-        definition = registry.workflow(claimed.workflow, claimed.version)
-        execution = self.new_execution(definition, claimed.identity, claimed.input, max_bytes=self._max_value_bytes)
+        definition, identity, adopts = adoption.code_for(claimed)
+        execution = self.new_execution(definition, identity, claimed.input, max_bytes=self._max_value_bytes)
         execution.loop.watch = self.watch
         live = LiveRun(claimed.identity.id, claimed.token, definition, execution, claimed.claimed_us)
+        live.adopts = adopts
         live.deadline_us = claimed.deadline_us
         live.recoveries = claimed.recoveries
         live.beats = beats or {}
@@ -162,7 +161,9 @@ class Engine:
             if not self.draining:  # else the run is given back unheard, and its next owner has to find the request
                 self.journal.entry(live).remove(live.asked_to_stop)
         elif is_new and live.deadline_us is not None and live.deadline_us <= self._clock.now_us():
-            cancelled = _TIME_IS_OVER
+            cancelled = setbacks.TIME_IS_OVER
+        if live.adopts is not None and cancelled is None:
+            adoption.check(live, history)
         live.execution.begin(live.claimed_us, history, cancelled=cancelled)
         self._replay(live, messages)
 
@@ -175,6 +176,8 @@ class Engine:
             return
         live.replaying = False
         live.asked_to_stop = None
+        if live.adopts is not None:
+            adoption.record(self.journal, live, self._clock.now_us())
         self.queued.drop_stale(live)
         if live.deadline_us is not None:
             self._timers.schedule(live.deadline_us, self._on_deadline, live)
@@ -204,7 +207,7 @@ class Engine:
             self.post(self._expire, live)
 
     def _expire(self, live: LiveRun) -> None:
-        live.execution.cancel_requested(_TIME_IS_OVER, self._clock.now_us())
+        live.execution.cancel_requested(setbacks.TIME_IS_OVER, self._clock.now_us())
         self.advance(live)
 
     # -- what follows -------------------------------------------------------------------------------------------
@@ -388,11 +391,3 @@ class Engine:
             self._change.clear()
             await self._change.wait()
         await self.journal.flush()
-
-
-def _wanted(subject: Any) -> bool:
-    """Tell whether a timer about a run, or about a command of one, still means something."""
-    if isinstance(subject, LiveRun):
-        return not subject.gone
-    live, command = subject
-    return command.id in live.retries

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from continuum.worker.engine import Engine
 from continuum.worker.forwarding import Chains
 from continuum.worker.links import Link
 from continuum.worker.live import Message
+from continuum.worker.loaded import Loaded
 
 __all__ = ["Intake"]
 
@@ -58,7 +59,7 @@ class Intake:
     Args:
         connect: opens an autocommit connection.
         worker_id: the worker.
-        workflows: names of the workflows it can run.
+        loaded: the workflows it can run.
         engine: takes up what comes in.
         poll_interval: seconds between looks that no hint asked for.
         on_forwarded: called with runs to which a message was forwarded, and the worker that owns each, or None.
@@ -68,7 +69,7 @@ class Intake:
         self,
         connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
         worker_id: int,
-        workflows: Iterable[str],
+        loaded: Loaded,
         engine: Engine,
         *,
         poll_interval: float,
@@ -78,7 +79,7 @@ class Intake:
         self._turn = asyncio.Lock()  # what one round learns must still hold when it acts on it
         self._doubtful = False  # a run may be this worker's without its knowing: the answer to a claim was lost
         self._worker_id = worker_id
-        self._workflows = sorted(set(workflows))
+        self._loaded = loaded
         self._engine = engine
         self._poll_interval = poll_interval
         self._on_forwarded = on_forwarded
@@ -92,6 +93,7 @@ class Intake:
         self._mail_put_off = False
         self._backlog = False
         self._suspects_wanted = True
+        self._parked_wanted = True
         engine.suspects.on_free = self.on_suspects
         self._claiming = False
         self._answering = 0
@@ -161,7 +163,7 @@ class Intake:
         self._news_of_all = True
         self._news.set()
         self._mail_due = True  # also if a look is under way that will put off the next
-        self._suspects_wanted = True
+        self._suspects_wanted = self._parked_wanted = True
         self.on_mail()
 
     async def nothing_left(self) -> bool:
@@ -221,7 +223,7 @@ class Intake:
             await self._answer(self._claim_wanted, self._claim_round)
 
     async def _claim_round(self) -> None:
-        if not self._workflows:
+        if not self._loaded.names:
             self._looked.set()
             return
         mail = self._mail_wanted and (self._mail_due or self._mail_budget.allows())
@@ -231,13 +233,14 @@ class Intake:
             # A run that was just given back, say: it has waited long enough without waiting for the poll as well.
             self._mail_put_off = True
             asyncio.get_running_loop().call_later(self._mail_budget.wait(), self._on_mail_again)
+        parked, self._parked_wanted = self._parked_wanted, False
         self._claiming = True
         try:
             while True:
                 if self._doubtful:
                     await self._adopt_unknown()
                 try:
-                    return await self._claim_all(mail)
+                    return await self._claim_all(mail, parked)
                 except _LostAnswerError:
                     continue
         finally:
@@ -246,7 +249,7 @@ class Intake:
                 missed, self._missed = self._missed, set()
                 self.on_runs(list(missed))
 
-    async def _claim_all(self, mail: bool) -> None:
+    async def _claim_all(self, mail: bool, parked: bool) -> None:
         """Claim until there is no more, or no more room."""
         if self._suspects_wanted and not self._engine.suspects.trying and self._engine.room() > 0:
             claimed = await self._claim(claims.claim_suspect)
@@ -261,6 +264,10 @@ class Intake:
                 messaged = await self._claim(self._mail_budget.charging(claims.claim_mail), room - len(claimed))
                 await self._admit(messaged)
                 claimed += messaged
+            if parked and len(claimed) < room:
+                untried = await self._claim(claims.claim_parked, room - len(claimed))
+                await self._admit(untried)
+                claimed += untried
             if len(claimed) < room:
                 self._backlog = False
                 # Asked for meanwhile, or mail put off: then a later round answers.
@@ -269,6 +276,7 @@ class Intake:
                 return
         self._backlog = True
         self._mail_wanted = self._mail_wanted or mail
+        self._parked_wanted = self._parked_wanted or parked
 
     async def _claim(self, claim: Callable[..., Awaitable[list[ClaimedRun]]], *limit: int) -> list[ClaimedRun]:
         """Claim runs.
@@ -280,7 +288,7 @@ class Intake:
         async def once(connection: psycopg.AsyncConnection[Any]) -> list[ClaimedRun]:
             if self._doubtful:
                 raise _LostAnswerError
-            return await claim(connection, self._worker_id, self._workflows, *limit)
+            return await claim(connection, self._worker_id, self._loaded, *limit)
 
         return await self._link.use(once)
 

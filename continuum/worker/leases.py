@@ -95,6 +95,7 @@ class Lease:
         name: str,
         queues: Iterable[str] = (),
         info: Mapping[str, Any] | None = None,
+        workflows: Mapping[str, Mapping[str, int]] | None = None,
     ) -> int:
         """Add this node and return its id.
 
@@ -103,6 +104,7 @@ class Lease:
             name: what people call the node.
             queues: the queues it serves; none means all.
             info: JSON-able facts for people (version, concurrency, …).
+            workflows: what it has loaded: by workflow and version hash, the version. None where that is not known.
         """
         sent = time.monotonic()
         cursor = await connection.execute(
@@ -113,6 +115,7 @@ class Lease:
                 "pid": os.getpid(),
                 "queues": json.dumps(list(queues)),
                 "info": json.dumps(dict(info or {})),
+                "workflows": None if workflows is None else json.dumps(workflows),
                 "ttl": self.ttl,
             },
         )

@@ -11,7 +11,7 @@ from continuum.core.execution import Execution
 from continuum.core.history import Event
 from continuum.worker.outbox import Outbox
 
-__all__ = ["Entry", "LiveRun", "Message", "RowUpdate"]
+__all__ = ["Entry", "LiveRun", "Message", "RowUpdate", "wanted"]
 
 
 class Message(NamedTuple):
@@ -99,11 +99,13 @@ class LiveRun:
         recorded: the number of the last event it was claimed with.
         recoveries: how often in a row it has lost its worker, as its row says.
         asked_to_stop: an unread request to cancel that it was claimed with, or None.
+        adopts: the version and hash it was claimed with, if its code is to adopt it from another, or None.
     """
 
     __slots__ = (
         "__weakref__",
         "active",
+        "adopts",
         "asked_to_stop",
         "attempts",
         "beats",
@@ -154,7 +156,15 @@ class LiveRun:
         self.recorded = 0
         self.recoveries = 0
         self.asked_to_stop: Message | None = None
+        self.adopts: tuple[int, str] | None = None
         self.active = False
         self.replaying = False
         self.leaving = False
         self.gone = False
+
+def wanted(subject: Any) -> bool:
+    """Tell whether a timer about a run, or about a command of one, still means something."""
+    if isinstance(subject, LiveRun):
+        return not subject.gone
+    live, command = subject
+    return command.id in live.retries

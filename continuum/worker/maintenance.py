@@ -13,10 +13,12 @@ from typing import Any
 
 import psycopg
 
+from continuum.conf import settings as continuum_settings
 from continuum.worker.connections import Backoff, brief
 from continuum.worker.leases import RESTART_GRACE, declare_dead, release_stranded
 from continuum.worker.partitions import ensure_partitions
 from continuum.worker.sql import load
+from continuum.worker.stranded import park_unknown
 from continuum.worker.task_claims import release_stranded as release_stranded_tasks
 from continuum.worker.wakes import READY_CHANNEL, TASKS_CHANNEL
 
@@ -48,6 +50,7 @@ class Maintenance:
     Args:
         connect: opens an autocommit connection; called again after a failure.
         worker_id: this node, which never looks dead to itself.
+        pinned: runs go on with the very code they were started with only.
         on_runs_freed: called on the loop when runs of dead nodes have become claimable; other nodes are told as well.
     """
 
@@ -56,16 +59,22 @@ class Maintenance:
         connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
         worker_id: int,
         *,
+        pinned: bool = False,
         on_runs_freed: Callable[[], None] = lambda: None,
     ) -> None:
         self.worker_id = worker_id
         self._connect = connect
+        self._pinned = pinned
         self._on_runs_freed = on_runs_freed
         self._trust_locks_from = 0.0
+        # Whoever has just come may be the first of many.
+        self._code_missed_from = time.monotonic() + continuum_settings.LEASE_TTL
         self._duties = [
             _Duty("looking for dead workers", SWEEP_EVERY, self.sweep),
             _Duty("freeing runs of dead workers", STRANDED_EVERY, self.free_stranded),
             _Duty("freeing activities of dead workers", STRANDED_EVERY, self.free_stranded_tasks),
+            _Duty("parking runs that nobody has the code for", STRANDED_EVERY, self.park_unknown),
+            _Duty("noting which versions are at work", PRUNE_EVERY, self.note_versions),
             _Duty("making partitions of the history", PARTITIONS_EVERY, self.make_partitions),
             _Duty("deleting old rows", PRUNE_EVERY, self.prune),
         ]
@@ -141,6 +150,19 @@ class Maintenance:
             logger.info("%d activities of dead workers are free for others", freed)
             await self._announce(connection)
         return freed
+
+    async def park_unknown(self, connection: psycopg.AsyncConnection[Any]) -> int:
+        """Park the runs that nobody has had the code for, for as long as a lease, and return how many there were."""
+        if time.monotonic() < self._code_missed_from:
+            return 0
+        parked = await park_unknown(connection, grace=continuum_settings.LEASE_TTL, pinned=self._pinned)
+        for workflow, number in parked.items():
+            logger.warning("%d runs of %s are parked: no live worker has their code", number, workflow)
+        return parked.total()
+
+    async def note_versions(self, connection: psycopg.AsyncConnection[Any]) -> int:
+        """Note that the versions this node has loaded are at work, and return how many there are."""
+        return (await connection.execute(load("versions_seen"), {"worker": self.worker_id})).rowcount
 
     async def make_partitions(self, connection: psycopg.AsyncConnection[Any]) -> list[str]:
         """Make the partitions of the months to come, and return their names."""

@@ -60,6 +60,8 @@ class Outbox:
         successor: the run that goes on.
         cascade: the run was asked to stop, for this reason: every child of its that has not ended is asked as well.
         clear_tasks: the run has ended without a word from its code: every task of its is taken back.
+        adopted: the version and hash of the code that has the run from now on.
+        tried: the version that the run, which is parked, has been tried with.
     """
 
     children: list[ChildStart] = field(default_factory=list)
@@ -71,6 +73,8 @@ class Outbox:
     successor: Successor | None = None
     cascade: str | None = None
     clear_tasks: bool = False
+    adopted: tuple[int, str] | None = None
+    tried: str | None = None
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.family import write_family
 from continuum.worker.keys import write_outcomes
 from continuum.worker.live import Entry, LiveRun
-from continuum.worker.outbox import Sent, TaskStart
+from continuum.worker.outbox import Outbox, Sent, TaskStart
 from continuum.worker.sql import load
 
 __all__ = ["write_outbox"]
@@ -32,9 +32,25 @@ async def write_outbox(connection: psycopg.AsyncConnection[Any], entries: Iterab
     # After the tasks: one may be asked for and given up in the same step.
     if dropped := [(live.hex, command_id) for live, outbox in outboxes for command_id in outbox.dropped]:
         await _drop_tasks(connection, dropped)
+    if changed := [(live, outbox) for live, outbox in outboxes if outbox.adopted or outbox.tried]:
+        await _note_versions(connection, changed)
     if keys := [outcome for _, outbox in outboxes for outcome in outbox.keys]:
         sent.keys = await write_outcomes(connection, keys)
     return sent
+
+
+async def _note_versions(connection: psycopg.AsyncConnection[Any], changed: list[tuple[LiveRun, Outbox]]) -> None:
+    adopted = [(None, None) if outbox.tried or not outbox.adopted else outbox.adopted for _, outbox in changed]
+    await connection.execute(
+        load("outbox_versions"),
+        {
+            "run_ids": plain_array([live.hex for live, _ in changed]),
+            "versions": plain_array([version for version, _ in adopted]),
+            "hashes": text_array([version_hash for _, version_hash in adopted]),
+            "tried": text_array([outbox.tried for _, outbox in changed]),
+        },
+        prepare=True,
+    )
 
 
 async def _start_tasks(connection: psycopg.AsyncConnection[Any], tasks: list[tuple[LiveRun, TaskStart]]) -> None:

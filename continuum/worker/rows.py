@@ -10,7 +10,7 @@ from continuum.core.execution import Outcome
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event
 from continuum.core.loop import LAST_US
-from continuum.exceptions import NonDeterminismError, ReplayDriftError
+from continuum.exceptions import NonDeterminismError
 from continuum.worker.live import LiveRun, RowUpdate
 
 __all__ = ["cancelled_without_code", "ended", "parked", "quarantined", "refused", "released", "summary"]
@@ -46,35 +46,35 @@ def refused(live: LiveRun, failure: Event, error: Exception) -> RowUpdate:
     )
 
 
-def parked(live: LiveRun, drift: ReplayDriftError | NonDeterminismError) -> RowUpdate:
-    """History and code disagree: the run waits for other code."""
+def parked(live: LiveRun, why: Exception, until_us: int | None) -> RowUpdate:
+    """The run waits for other code, or until its time limit is over."""
+    nondeterministic = isinstance(why, NonDeterminismError)
     error = {
-        "type": "NonDeterminismError" if isinstance(drift, NonDeterminismError) else "ReplayDriftError",
-        "message": str(drift),
-        "traceback": "",
-        "details": _where(live, drift),
+        "type": "NonDeterminismError" if nondeterministic else getattr(why, "kind", type(why).__name__),
+        "message": str(why),
+        "traceback": getattr(why, "stack", ""),
+        "details": _where(live, why),
     }
-    return RowUpdate("stuck_unknown_version", False, error=json.dumps(error))
+    return RowUpdate("stuck_unknown_version", False, next_wakeup_us=until_us, error=json.dumps(error))
 
 
-def cancelled_without_code(live: LiveRun, reason: str, drift: ReplayDriftError | NonDeterminismError) -> dict[str, Any]:
-    """The error of a run that was cancelled while history and code disagree."""
+def cancelled_without_code(live: LiveRun, reason: str, why: Exception) -> dict[str, Any]:
+    """The error of a run that was cancelled without its code, and why that was so."""
     return {
         "type": "CancelledError",
         "message": (
             f"{reason or 'cancelled'}; the run's code could not be replayed, so nothing of it was run to clean up: "
-            f"{drift}"
+            f"{why}"
         ),
         "traceback": "",
-        "details": _where(live, drift),
+        "details": _where(live, why),
     }
 
 
-def _where(live: LiveRun, drift: ReplayDriftError | NonDeterminismError) -> dict[str, Any]:
-    # What code that is not repeatable comes to is not said by its hash: each worker that starts gives it a try.
-    hash_ = None if isinstance(drift, NonDeterminismError) else live.definition.version_hash
-    said = {key: getattr(drift, key, None) for key in ("position", "history", "code")}
-    return {**said, "version_hash": hash_}
+def _where(live: LiveRun, why: Exception) -> dict[str, Any]:
+    code = {"version": live.definition.version, "version_hash": live.definition.version_hash}
+    sides = {key: getattr(why, key) for key in ("position", "history", "code") if hasattr(why, key)}
+    return {"workflow": live.definition.name, **sides, **(getattr(why, "details", None) or {}), **code}
 
 
 def quarantined(live: LiveRun, until_us: int, error: dict[str, Any], *, recoveries: int | None = None) -> RowUpdate:

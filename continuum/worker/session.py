@@ -14,7 +14,7 @@ import psycopg
 
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
-from continuum.worker import paranoia
+from continuum.worker import adoption, paranoia
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.clock import Clock
 from continuum.worker.connections import connect
@@ -28,6 +28,7 @@ from continuum.worker.keys import Keys
 from continuum.worker.leases import Lease, RenewResult
 from continuum.worker.links import Link
 from continuum.worker.live import LiveRun
+from continuum.worker.loaded import Loaded
 from continuum.worker.maintenance import Maintenance
 from continuum.worker.outbox import Sent
 from continuum.worker.queues import DEFAULT_QUEUE, Queues
@@ -35,7 +36,7 @@ from continuum.worker.saturation import Saturation
 from continuum.worker.tasks import Tasks
 from continuum.worker.timers import Timers
 from continuum.worker.transactional import Transactions
-from continuum.worker.versions import register_versions
+from continuum.worker.versions import as_loaded, register_versions
 from continuum.worker.wakes import (
     DONE_CHANNEL,
     MAIL_CHANNEL,
@@ -128,6 +129,7 @@ class Session:
                 name=self.node.name,
                 queues=self.options.queues or (),
                 info={"concurrency": self.options.concurrency, "threads": self.options.threads},
+                workflows=as_loaded(self.workflows),
             )
             await register_versions(connection, self.workflows)
         finally:
@@ -172,7 +174,7 @@ class Session:
         self.intake = Intake(
             partial(self._connect, "claims"),
             self.worker_id,
-            (definition.name for definition in self.workflows),
+            Loaded.of(self.workflows, pinned=adoption.pinned()),
             engine,
             poll_interval=settings.POLL_INTERVAL,
             on_forwarded=self._tell,
@@ -199,7 +201,10 @@ class Session:
             on_tasks=self.tasks.look,
         )
         self.maintenance = Maintenance(
-            partial(self._connect, "maintenance"), self.worker_id, on_runs_freed=self._look_at_all
+            partial(self._connect, "maintenance"),
+            self.worker_id,
+            pinned=adoption.pinned(),
+            on_runs_freed=self._look_at_all,
         )
 
     async def _connect(self, purpose: str) -> psycopg.AsyncConnection[Any]:

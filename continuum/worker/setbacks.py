@@ -16,21 +16,27 @@ from continuum.core.history import Event, EventType
 from continuum.core.outcomes import failure_of
 from continuum.exceptions import NonDeterminismError, PoisonRunError, ReplayDriftError, WorkflowDeadlockError
 from continuum.worker import rows
+from continuum.worker.adoption import NoCodeError, UnloadedWorkflow
 from continuum.worker.clock import Clock
 from continuum.worker.journal import Journal
-from continuum.worker.live import Entry, LiveRun, Message
+from continuum.worker.live import Entry, LiveRun
+from continuum.worker.loaded import token
 
-__all__ = ["give_up", "park", "quarantine", "record_refusal", "see_to", "set_aside"]
+__all__ = ["TIME_IS_OVER", "give_up", "park", "quarantine", "record_refusal", "see_to", "set_aside"]
 
 logger = logging.getLogger("continuum.worker")
 
 # How long a run that broke the engine is left alone, in microseconds.
 QUARANTINE_US = 30_000_000
+TIME_IS_OVER = "the run's timeout is over"
+
+# Versions whose drift this process has reported in full: of thousands of runs that drift alike, one is enough to read.
+_reported: set[tuple[str, str]] = set()
 
 
 def see_to(journal: Journal, clock: Clock, live: LiveRun, error: Exception) -> None:
     """Do what an error calls for that a run has met with in the engine; the caller is in its except clause."""
-    if isinstance(error, ReplayDriftError | NonDeterminismError):
+    if isinstance(error, ReplayDriftError | NonDeterminismError | NoCodeError):
         park(journal, clock, live, error)
     elif isinstance(error, PoisonRunError):
         described = {"type": "PoisonRunError", "message": str(error), "traceback": ""}
@@ -45,8 +51,12 @@ def set_aside(journal: Journal, clock: Clock, live: LiveRun, error: WorkflowDead
     """The code does not let go in the middle of a replay, where it once did: the run is tried again, not for ever.
 
     This may be the doing of other code, or of a slow machine, so nothing is recorded at first. It counts like the death
-    of a worker: after ``MAX_RECOVERIES`` in a row the run fails.
+    of a worker: after ``MAX_RECOVERIES`` in a row the run fails. Where code does so that has not adopted the run yet,
+    the run waits for other code.
     """
+    if live.adopts is not None:
+        park(journal, clock, live, error)
+        return
     described = failure_of(error).error or {}
     recoveries = live.recoveries + 1
     if recoveries >= continuum_settings.MAX_RECOVERIES:
@@ -73,32 +83,59 @@ def give_up(journal: Journal, clock: Clock, live: LiveRun, error: dict[str, Any]
     outbox.report = True
 
 
-def park(journal: Journal, clock: Clock, live: LiveRun, drift: ReplayDriftError | NonDeterminismError) -> None:
-    """History and code disagree: nothing is recorded, and the run waits for other code; or ends, if it is to stop."""
-    logger.error("%s", drift)
-    if isinstance(drift, NonDeterminismError):
-        journal.drop(live)  # it may have been found out in the middle of its life
-    if live.asked_to_stop is None:
-        journal.entry(live).update = rows.parked(live, drift)
+def park(journal: Journal, clock: Clock, live: LiveRun, why: Exception) -> None:
+    """History and code disagree, or the code is not here: nothing is recorded, and the run waits for other code.
+
+    Or it ends, if it is to stop: by request, or as its time is over. A run that was told so before is about to clean
+    up: its time limit has done what it can.
+    """
+    _report(live, why)
+    now_us = clock.now_us()
+    told = live.execution.cancel_reason is not None
+    told = told or any(event.type == EventType.CANCEL_REQUESTED for event in live.execution.events)
+    until_us = None if told else live.deadline_us
+    if live.asked_to_stop is not None:
+        _cancel_without_code(journal, now_us, live, live.asked_to_stop.reason, why)
+    elif until_us is not None and until_us <= now_us and live.replaying:
+        _cancel_without_code(journal, now_us, live, TIME_IS_OVER, why)
     else:
-        _cancel_without_code(journal, clock.now_us(), live, live.asked_to_stop, drift)
+        journal.drop(live)
+        entry = journal.entry(live)
+        entry.update = rows.parked(live, why, until_us)
+        if not isinstance(live.definition, UnloadedWorkflow):
+            tried = token(live.definition.version, live.definition.version_hash)
+            # What code that is not repeatable comes to is not said by its hash: each worker that starts gives it a try.
+            entry.send().tried = f"{tried}<{journal.worker_id}" if isinstance(why, NonDeterminismError) else tried
 
 
-def _cancel_without_code(
-    journal: Journal, now_us: int, live: LiveRun, request: Message, drift: ReplayDriftError | NonDeterminismError
-) -> None:
+def _report(live: LiveRun, why: Exception) -> None:
+    kind = live.definition.name, live.definition.version_hash
+    if isinstance(why, NonDeterminismError):
+        logger.error("%s", why)
+    elif not isinstance(why, ReplayDriftError):
+        logger.warning("run %s cannot go on here: %s", live.id, why)
+    elif kind not in _reported:
+        _reported.add(kind)
+        logger.error("%s", why)
+    else:
+        logger.error("run %s of %s cannot go on either: it drifts at command %s", live.id, kind[0], why.position)
+
+
+def _cancel_without_code(journal: Journal, now_us: int, live: LiveRun, reason: str, why: Exception) -> None:
+    journal.drop(live)
     entry = journal.entry(live)
-    entry.remove(request)
-    outcome = Outcome("cancelled", None, rows.cancelled_without_code(live, request.reason, drift))
+    if live.asked_to_stop is not None:
+        entry.remove(live.asked_to_stop)
+    outcome = Outcome("cancelled", None, rows.cancelled_without_code(live, reason, why))
     seq = live.recorded + 1
     entry.events = [
-        Event(seq, EventType.CANCEL_REQUESTED, None, None, json.dumps({"reason": request.reason}), now_us),
+        Event(seq, EventType.CANCEL_REQUESTED, None, None, json.dumps({"reason": reason}), now_us),
         Event(seq + 1, outcome.event_type, None, None, outcome.event_data, now_us),
     ]
     entry.update = rows.ended(live, outcome, now_us)
     # What its code would have seen to.
     outbox = entry.send()
-    outbox.cascade = request.reason
+    outbox.cascade = reason
     outbox.clear_tasks = True
     outbox.report = True
 

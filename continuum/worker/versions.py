@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -11,17 +12,19 @@ from continuum.core.definitions import WorkflowDefinition
 from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.sql import load
 
-__all__ = ["register_versions"]
+__all__ = ["as_loaded", "register_versions"]
 
 
-async def register_versions(connection: psycopg.AsyncConnection[Any], workflows: list[WorkflowDefinition]) -> int:
-    """Record the loaded versions, and wake the runs that were parked for want of one of them.
+def as_loaded(workflows: Iterable[WorkflowDefinition]) -> dict[str, dict[str, int]]:
+    """Return what a worker's row says it has loaded: by workflow and version hash, the version."""
+    loaded: dict[str, dict[str, int]] = {}
+    for definition in workflows:
+        loaded.setdefault(definition.name, {})[definition.version_hash] = definition.version
+    return loaded
 
-    A run is parked with the hash of the code that could not replay it; other code deserves a try.
 
-    Returns:
-        int: how many parked runs will be tried again.
-    """
+async def register_versions(connection: psycopg.AsyncConnection[Any], workflows: list[WorkflowDefinition]) -> None:
+    """Record the loaded versions, and that they were seen."""
     parameters = {
         "names": text_array([w.name for w in workflows]),
         "versions": plain_array([w.version for w in workflows]),
@@ -29,8 +32,6 @@ async def register_versions(connection: psycopg.AsyncConnection[Any], workflows:
         "locations": text_array([_location(w) for w in workflows]),
     }
     await connection.execute(load("versions_register"), parameters, prepare=False)
-    cursor = await connection.execute(load("versions_unpark"), parameters, prepare=False)
-    return cursor.rowcount
 
 
 def _location(definition: WorkflowDefinition) -> str:

@@ -1,6 +1,7 @@
 """Replaying a history against changed code: a readable report where they part, and never anything in between."""
 
 import asyncio
+import inspect
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from continuum.core.effects import sleep, wait_signal
 from continuum.core.execution import Execution
 from continuum.core.facts import side_effect
 from continuum.core.history import Event
+from continuum.core.sagas import saga
 from continuum.exceptions import ReplayDriftError
 from tests.core.driver import EPOCH_US, RUN_ID, Driver, note, replay
 
@@ -66,19 +68,193 @@ def drift(recorded, new, history=None):
     return error.position, error.history, error.code
 
 
-def test_the_whole_message_is_a_diff_and_says_what_to_do(recorded):
-    async def new():
-        await refund("o1", 900)
-
+def report(recorded, new, history=None):
+    """Replay, and return what the error says and its details."""
     with pytest.raises(ReplayDriftError) as caught:
-        replay(recorded, recorded.history, definition=flow(new))
-    assert str(caught.value) == (
-        f"replay of run {RUN_ID} drifted at command 0:1 (event 1):\n"
-        '  - history holds:   0:1 activity completed charge with arguments ["o1",900]\n'
-        '  + the code asks:   0:1 activity refund with arguments ["o1",900]\n'
-        "The workflow's code has changed in a way this history does not allow. Nothing was recorded: restore the code, "
-        'or guard the change with patched("name"), and the run goes on.'
+        replay(recorded, recorded.history if history is None else history, definition=flow(new))
+    return str(caught.value), caught.value.details
+
+
+def line_of(fn, words):
+    """Where in this file a line of a function is, as a report names it."""
+    lines, first = inspect.getsourcelines(fn)
+    number = next(index for index, line in enumerate(lines, first) if words in line)
+    return f"{__file__}:{number} in {fn.__qualname__}"
+
+
+async def overcharges():
+    await charge("o1", 900)
+    await sleep(30)
+    await wait_signal("go")
+    side_effect(setting)
+    await ship("o2")
+
+
+def test_the_whole_message_says_where_what_differs_what_is_around_it_and_what_to_do(recorded):
+    text, _ = report(recorded, overcharges)
+    assert text == (
+        f"run {RUN_ID} of test_drift.overcharges cannot go on: its history and its code do not fit together.\n"
+        "\n"
+        "Where:       command 0:5, event 5 of 6\n"
+        f"Asked at:    {line_of(overcharges, 'o2')}\n"
+        'In history:  0:5 activity completed ship with arguments ["o1"], recorded 2024-06-14 12:01:00 UTC\n'
+        'In code:     0:5 activity ship with arguments ["o2"]\n'
+        'Different:   argument 1 (order): "o1" in the history, "o2" in the code\n'
+        "\n"
+        "    event  history                                               code\n"
+        "        2  0:2 timer fired with arguments [30.0]                 the same\n"
+        "        3  0:3 signal received go                                the same\n"
+        "        4  0:4 side effect setting                               the same\n"
+        '>       5  0:5 activity completed ship with arguments ["o1"]     0:5 activity ship with arguments ["o2"]\n'
+        "        6  run completed                                         not reached\n"
+        "\n"
+        "Nothing was recorded, nothing is lost: the run waits, and goes on by itself once code that fits is deployed.\n"
+        '- Was the change meant? Keep the old way for such runs: if patched("name-of-the-change"): the new way, else: '
+        "the old. Then deploy.\n"
+        "- Was it not? Mend the workflow, and deploy.\n"
+        "- Or give the run up: continuum.cancel(run).\n"
+        "- Or do this step and all after it anew, as another run with the code at hand: "
+        'continuum.fork(run, before="0:5").'
     )
+
+
+def test_the_details_are_the_same_for_programs(recorded):
+    _, details = report(recorded, overcharges)
+    assert json.loads(json.dumps(details)) == details
+    assert details == {
+        "position": "0:5 (event 5)",
+        "history": '0:5 activity completed ship with arguments ["o1"]',
+        "code": '0:5 activity ship with arguments ["o2"]',
+        "location": line_of(overcharges, "o2"),
+        "command_id": "0:5",
+        "event": 5,
+        "events": 6,
+        "recorded_at": "2024-06-14T12:01:00.002000+00:00",
+        "difference": 'argument 1 (order): "o1" in the history, "o2" in the code',
+        "around": [
+            [2, "0:2 timer fired with arguments [30.0]", "the same"],
+            [3, "0:3 signal received go", "the same"],
+            [4, "0:4 side effect setting", "the same"],
+            [5, '0:5 activity completed ship with arguments ["o1"]', '0:5 activity ship with arguments ["o2"]'],
+            [6, "run completed", "not reached"],
+        ],
+        "workflow": "test_drift.overcharges",
+    }
+
+
+class TestWhere:
+    def test_in_what_the_workflow_calls(self, recorded):
+        async def helper():
+            return await charge("o1", 901)
+
+        async def new():
+            async with saga():
+                await helper()
+
+        assert report(recorded, new)[1]["location"] == line_of(helper, "901")
+
+    def test_where_a_task_was_made_that_is_nothing_but_an_activity(self, recorded):
+        async def new():
+            await charge("o1", 900)
+            await asyncio.gather(sleep(29), sleep(30))
+
+        assert report(recorded, new)[1]["location"] == line_of(new, "gather")
+
+    def test_in_the_task_that_asks(self):
+        def version(cents):
+            async def part():
+                await charge("o1", cents)
+
+            async def new():
+                await asyncio.gather(sleep(60), part())
+
+            return new, part
+
+        new, _ = version(900)
+        driver = Driver(flow(new)).open().go()
+        changed, part = version(901)
+        with pytest.raises(ReplayDriftError) as caught:
+            replay(driver, driver.history, definition=flow(changed))
+        assert caught.value.details["location"] == line_of(part, "cents)")
+
+    def test_in_code_that_runs_just_then(self, recorded):
+        async def new():
+            side_effect(limit)
+
+        text, details = report(recorded, new)
+        assert details["location"] == line_of(new, "limit")
+        assert 'In history:  0:1 activity completed charge with arguments ["o1",900], recorded' in text
+
+    def test_nowhere_once_the_code_has_ended(self, recorded):
+        async def new():
+            pass
+
+        text, details = report(recorded, new)
+        assert details["location"] is None
+        assert "Asked at:    nowhere: the code has ended" in text
+
+
+@activity(name="pay")
+def pay(order: str, cents: int = 1, *, currency: str = "EUR") -> None: ...
+
+
+class TestWhatDiffers:
+    def between(self, then, now):
+        """What is said to differ when the code once asked for the one and now asks for the other."""
+
+        def version(effect):
+            async def new():
+                await effect()
+
+            return new
+
+        driver = Driver(flow(version(then))).open().signal("go", 1, after=2).go()
+        return report(driver, version(now), driver.history[:1])[1]["difference"]
+
+    @pytest.mark.parametrize(
+        ("then", "now", "difference"),
+        [
+            (lambda: charge("o1", 1), lambda: ship("o1"), "the activity: charge in the history, ship in the code"),
+            (lambda: ship("a"), lambda: sleep(1), "the kind: history has an activity here, the code asks for a timer"),
+            (lambda: sleep(1), lambda: sleep(2.5), "how long: 1 s in the history, 2.5 s in the code"),
+            (
+                lambda: wait_signal("go", timeout=0.5),
+                lambda: wait_signal("go", timeout=60),
+                "how long: 0.5 s in the history, 60 s in the code",
+            ),
+            (lambda: wait_signal("go"), lambda: wait_signal("no"), "the signal: go in the history, no in the code"),
+            (
+                lambda: charge("a", 1),
+                lambda: charge("b", 2),
+                'argument 1 (order): "a" in the history, "b" in the code; '
+                "argument 2 (cents): 1 in the history, 2 in the code",
+            ),
+            (lambda: pay("a"), lambda: pay("a", 1), "argument 2 (cents): none in the history, 1 in the code"),
+            (
+                lambda: pay("a", currency="USD"),
+                lambda: pay("a"),
+                'the arguments: {"args": ["a"], "kwargs": {"currency": "USD"}} in the history, ["a"] in the code',
+            ),
+            (lambda: pay("a", 1), lambda: pay("a", True), "argument 2 (cents): 1 in the history, true in the code"),
+            (
+                lambda: ship("x" * 100),
+                lambda: ship("y"),
+                "the arguments; of long ones history keeps a hash only, so which of them cannot be said",
+            ),
+        ],
+    )
+    def test_is_said_in_words(self, then, now, difference):
+        assert self.between(then, now) == difference
+
+
+def test_an_adoption_is_shown_among_the_events_around(recorded):
+    history = [*recorded.history[:4]]
+    time_us = history[-1].time_us
+    history.append(Event(5, "version_adopted", None, None, '{"from":"ab","to":"cd"}', time_us))
+    history += [event._replace(seq=event.seq + 1) for event in recorded.history[4:]]
+    assert replay(recorded, history).outcome
+    text, _ = report(recorded, overcharges, history)
+    assert "5  version adopted, from ab to cd                        the same" in text
 
 
 def test_a_changed_argument(recorded):
@@ -243,7 +419,11 @@ def test_a_side_effect_that_history_does_not_know(recorded):
         side_effect(limit)
         await charge("o1", 900)
 
-    assert drift(recorded, new) == ("0:1", "no such record", "side_effect limit")
+    assert drift(recorded, new) == (
+        "0:1",
+        '0:1 activity completed charge with arguments ["o1",900]',
+        "side_effect limit",
+    )
 
 
 def test_code_that_ends_early(recorded):
@@ -348,7 +528,7 @@ def test_a_drift_in_a_callback_is_not_lost(recorded):
         asyncio.get_running_loop().call_soon(side_effect, limit)
         await charge("o1", 900)
 
-    assert drift(recorded, new) == ("~:1", "no such record", "side_effect limit")
+    assert drift(recorded, new) == ("~:1", "nothing", "side_effect limit")
 
 
 def test_a_drift_records_nothing_and_starts_nothing(recorded):

@@ -19,6 +19,7 @@ WITH lease AS MATERIALIZED (
           )
       )
       AND r.state IN ('pending', 'suspended') AND r.workflow = ANY(%(workflows)s)
+      AND (NOT %(pinned)s OR r.version_hash = ANY(%(hashes)s))
       AND EXISTS (SELECT 1 FROM lease)
     ORDER BY r.recoveries DESC
     LIMIT 1
