@@ -16,7 +16,7 @@ from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import WorkflowDefinition, registry
 from continuum.core.durations import seconds
 from continuum.core.names import namespace as checked_namespace, text
-from continuum.exceptions import DurableValueError
+from continuum.exceptions import DurableValueError, SignalRefusedError, UnknownWorkflowError
 from continuum.models import Run
 from continuum.references import is_reference_to
 from continuum.values.plain import plain_json
@@ -24,6 +24,7 @@ from continuum.values.plain import plain_json
 __all__ = [
     "accepts",
     "alias_for",
+    "declared_signal",
     "definition_of",
     "encode_input",
     "encode_inputs",
@@ -148,6 +149,29 @@ def encode_value(value: Any, annotation: Any, path: str) -> str:
         DurableValueError: it cannot be stored, or is too big.
     """
     return values.encode(value, annotation, path=path, max_bytes=continuum_settings.MAX_VALUE_BYTES)
+
+
+def declared_signal(run_id: UUID, workflow: str, version: int, name: str, payload: Any) -> Any:
+    """Check a signal against what the run's workflow, where it is loaded, declares; return the type declared for it.
+
+    Raises:
+        SignalRefusedError: the workflow declares its signals, and this is none of them.
+    """
+    try:
+        signals = registry.workflow(workflow, version).signals
+    except UnknownWorkflowError:
+        return None  # not loaded here: the worker that has it will tell
+    if signals is None:
+        return None
+    if name not in signals:
+        known = ", ".join(sorted(signals)) or "none"
+        raise SignalRefusedError(run_id, name, f"{workflow} declares {known}")
+    if not accepts(signals[name], payload):
+        wanted = getattr(signals[name], "__qualname__", None) or str(signals[name])
+        raise SignalRefusedError(
+            run_id, name, f"{workflow} declares it with {wanted}, not {type(payload).__qualname__}"
+        )
+    return signals[name]
 
 
 def accepts(annotation: Any, value: Any) -> bool:

@@ -22,7 +22,6 @@ from continuum.exceptions import (
     RunFailedError,
     RunNotActiveError,
     RunNotFoundError,
-    SignalRefusedError,
     UnknownWorkflowError,
 )
 from continuum.models import Run
@@ -120,7 +119,9 @@ def signal(
     annotation = None
     # Only where somebody declares signals does it matter whose run this is before it is written to.
     if any(definition.signals is not None for definition in registry.workflows()):
-        annotation = _declared(read_status(alias, wanted, namespace), name, payload)
+        status = read_status(alias, wanted, namespace)
+        if not status.has_ended:
+            annotation = arguments.declared_signal(status.id, status.workflow, status.version, name, payload)
     encoded = arguments.encode_value(payload, annotation, "payload")
     return _send(alias, wanted, namespace, "signal", name, encoded, delivery_id)
 
@@ -240,25 +241,6 @@ async def aresult(
 ) -> Any:
     """The async twin of :func:`result`."""
     return _outcome(await await_end(*_wait_arguments(run_id, timeout, namespace, using)))
-
-
-def _declared(status: RunStatus, name: str, payload: Any) -> Any:
-    """Check a signal against what the run's workflow declares; return the type declared for it."""
-    try:
-        signals = registry.workflow(status.workflow, status.version).signals
-    except UnknownWorkflowError:
-        return None  # not loaded here: the worker that has it will tell
-    if signals is None or status.has_ended:
-        return None
-    if name not in signals:
-        known = ", ".join(sorted(signals)) or "none"
-        raise SignalRefusedError(status.id, name, f"{status.workflow} declares {known}")
-    if not arguments.accepts(signals[name], payload):
-        wanted = getattr(signals[name], "__qualname__", None) or str(signals[name])
-        raise SignalRefusedError(
-            status.id, name, f"{status.workflow} declares it with {wanted}, not {type(payload).__qualname__}"
-        )
-    return signals[name]
 
 
 def _send(

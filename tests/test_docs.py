@@ -1,6 +1,7 @@
 """The documentation says what the code does: its Python runs, its commands, links and defaults exist."""
 
 import ast
+import inspect
 import os
 import re
 import subprocess
@@ -16,7 +17,17 @@ from tests.workers import worker
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = [block for page in PAGES for block in blocks(page, "python")]
-GUIDES = [page for page in PAGES if page.stem not in ("README", "quickstart", "operations")]
+WITHOUT_PYTHON = ("README", "quickstart", "operations", "releasing", "upgrading")
+GUIDES = [page for page in PAGES if page.stem not in WITHOUT_PYTHON]
+TESTING = ROOT / "docs" / "testing.md"
+EXAMPLES = [
+    pytest.param(
+        name, marks=[pytest.mark.django_db(transaction=True)] if "transactional_db" in fixtures else [], id=name
+    )
+    for block in blocks(TESTING, "python")
+    if not block.marks
+    for name, fixtures in re.findall(r"^def (test_\w+)\((.*)\):", block.text, re.MULTILINE)
+]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
@@ -42,6 +53,19 @@ def test_scenarios_do_what_their_pages_promise(transactional_db):
             except Exception as error:
                 broken.append(f"{block}: {type(error).__name__}: {error}")
     assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_test_that_a_page_shows_passes(name, request):
+    test = vars(module_of(TESTING))[name]
+    test(**{fixture: request.getfixturevalue(fixture) for fixture in inspect.signature(test).parameters})
+
+
+def test_the_environments_of_the_checklist_exist():
+    named = set(re.findall(r"`tox -e (\w+)", (ROOT / "docs" / "releasing.md").read_text(encoding="utf-8")))
+    defined = set(re.findall(r"^\[testenv:(\w+)\]", (ROOT / "tox.ini").read_text(encoding="utf-8"), re.MULTILINE))
+    assert named >= {"format", "check", "test", "cluster", "paranoid", "seeds", "audit"}
+    assert named <= defined
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)

@@ -15,6 +15,7 @@ from django.db.utils import ConnectionHandler
 from continuum.ids import uuid7
 from continuum.models import Run
 from continuum.worker.partitions import existing_partitions, partition_name
+from tests.pages import ROOT, blocks
 
 FIRST, NEWEST = [("continuum", "0001_initial")], [("continuum", "0005_versions")]
 NOTHING = [("continuum", None)]
@@ -89,6 +90,57 @@ class TestLaterMigrations:
                 [uuid7(), uuid7()],
             )
             assert cursor.fetchone() == ("pending", "[]")
+
+
+@pytest.mark.usefixtures("migrated_back")
+class TestUpgradingByHand:
+    """What docs/upgrading.md has people type in who cannot wait for the migrations."""
+
+    def shape(self):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT table_name, column_name, data_type, is_nullable, column_default, is_identity "
+                "FROM information_schema.columns WHERE table_name LIKE 'continuum%' ORDER BY 1, 2"
+            )
+            columns = cursor.fetchall()
+            cursor.execute("SELECT indexdef FROM pg_indexes WHERE tablename LIKE 'continuum%' ORDER BY 1")
+            return columns, cursor.fetchall()
+
+    def test_leads_to_the_tables_that_the_migrations_make(self):
+        migrate(FIRST)
+        migrate(NEWEST)
+        made = self.shape()
+        migrate(FIRST)
+        run_id = uuid7()
+        insert = "INSERT INTO continuum_runs (id, workflow, correlation_id) VALUES (%s, 'f', %s)"
+        with connection.cursor() as cursor:
+            cursor.execute(insert, [run_id, run_id])
+            for block in blocks(ROOT / "docs" / "upgrading.md", "sql"):
+                for statement in block.text.split(";\n"):
+                    if statement.strip():
+                        cursor.execute(statement)
+            cursor.execute("RESET lock_timeout")
+        call_command("migrate", "continuum", NEWEST[0][1], fake=True, verbosity=0)
+        assert self.shape() == made
+        assert not MigrationExecutor(connection).migration_plan(NEWEST)
+        run = Run.objects.get(id=run_id)
+        assert (run.namespace, run.attributes, run.depth) == ("default", {}, 0)
+
+    def test_the_page_names_every_migration_and_the_newest_to_fake(self):
+        text = (ROOT / "docs" / "upgrading.md").read_text(encoding="utf-8")
+        names = [path.stem for path in (ROOT / "continuum" / "migrations").glob("0*.py")]
+        assert [name for name in names if name not in text] == []
+        assert f"--fake continuum {NEWEST[0][1]}" in text
+
+    def test_what_is_written_without_the_new_columns_is_taken(self):
+        """Migrate first, then roll: every column that came later is filled in by itself."""
+        migrate(FIRST)
+        before = {column[:2] for column in self.shape()[0]}
+        migrate(NEWEST)
+        later = [column for column in self.shape()[0] if column[:2] not in before]
+        later = [column for column in later if column[0] in {table for table, _ in before}]
+        assert len(later) >= 5
+        assert [column for column in later if column[3] == "NO" and column[4] is None] == []
 
 
 @pytest.mark.usefixtures("migrated_back")

@@ -1,6 +1,7 @@
 """The shop's own tests; run ``pytest`` in ``example_project``.
 
-Most call activities as plain functions; the processes run in a worker, in a thread of the test.
+Activities are called as plain functions. The processes run in memory, with mocked activities and no database, or in a
+real worker inside the test; and histories that earlier versions of their code have left are replayed.
 """
 
 import os
@@ -14,7 +15,8 @@ from django.db import IntegrityError
 import continuum
 from continuum import NonRetryableError, RunCancelledError, RunNotActiveError
 from continuum.models import ActivityTask, HistoryEvent, Run
-from shop import activities
+from continuum.testing import assert_replays
+from shop import activities, recording
 from shop.activities import GatewayBusyError
 from shop.demo import checks, others
 from shop.models import (
@@ -31,10 +33,10 @@ from shop.models import (
 )
 from shop.orders import OrderFileError, by_order, place, read_lines
 from shop.reviews import decide
-from shop.workflows import BatchRequest, OrderRequest, batch, order_flow
-from tests.conftest import database_url, no_background_connections, url_of  # noqa: F401
+from shop.workflows import BatchRequest, OrderRequest, batch, order_flow, subscription
+from tests.conftest import database_url, url_of  # noqa: F401
 from tests.waiting_for import eventually
-from tests.workers import ProcessWorker, worker
+from tests.workers import ProcessWorker
 
 HEADER = "order_number,ordered_at,customer,country,currency,line,sku,product,quantity,unit_price_cents\n"
 PROMISED = datetime(2024, 5, 1, tzinfo=UTC)
@@ -185,12 +187,70 @@ def test_the_draw_depends_on_the_number_in_the_file_only():
     assert activities.lot("1-10001", "card") != activities.lot("1-10002", "card")
 
 
+class TestProcesses:
+    """In memory: what is decided, in what order, and when."""
+
+    def test_an_order_is_shipped_once_it_is_packed(self, continuum_env):
+        recording.shop(continuum_env)
+        run = continuum_env.start(order_flow, OrderRequest("1-10001"))
+        result = continuum_env.result(run)
+        assert (result.state, result.tracking) == ("shipped", "PX000000001")
+        (parcel,) = continuum_env.calls(activities.ship)
+        number, service, promised_for = parcel.args
+        assert (number, service) == ("1-10001", "express")
+        assert promised_for.date() == (continuum_env.now + timedelta(days=2)).date()
+
+    def test_a_carrier_that_does_not_answer_is_not_waited_for(self, continuum_env):
+        recording.order_shipped_by_the_standard_service_as_the_carrier_is_slow(continuum_env)
+        assert continuum_env.calls(activities.ship)[0].args[1] == "standard"
+        assert continuum_env.calls(activities.ask_carrier)[0].state == "abandoned"
+
+    def test_a_review_is_waited_for_a_day(self, continuum_env):
+        recording.shop(continuum_env, score=90)
+        run = continuum_env.start(order_flow, OrderRequest("1-10001"))
+        continuum_env.advance(timedelta(hours=23))
+        assert run.progress == "waiting for a fraud review (score 90)"
+        assert continuum_env.waiting_on(run)[0]["name"] == "fraud_review"
+        continuum_env.advance(timedelta(hours=1, seconds=1))
+        assert run.result.note == "fraud review: timed out"
+        assert len(continuum_env.calls(activities.refund)) == 1
+
+    def test_a_busy_gateway_is_tried_again_and_the_refund_knows_nothing_of_it(self, continuum_env):
+        recording.order_shipped_although_the_gateway_was_busy(continuum_env)
+        assert continuum_env.calls(activities.charge_card)[0].attempts == 2
+        assert continuum_env.calls(activities.refund) == []
+
+    def test_a_subscription_is_billed_with_the_plan_of_the_day(self, continuum_env):
+        run = recording.subscription_continued(continuum_env)
+        assert continuum_env.result(run) == 6
+        plans = [call.args[2] for call in continuum_env.calls("shop.subscriptions.charge_period")]
+        assert plans == ["basic", *["plus"] * 5]
+        assert len(continuum_env.runs(subscription)) == 2
+
+    @pytest.mark.parametrize("name", recording.SCENARIOS)
+    def test_a_worker_may_die_at_any_step(self, continuum_env, name):
+        assert continuum_env.crash_everywhere(recording.SCENARIOS[name]).crashes
+
+
+class TestHistories:
+    def test_those_of_every_version_of_the_code_replay(self):
+        assert {path.name.partition(".")[0] for path in assert_replays(None, recording.HISTORIES)} == set(
+            recording.SCENARIOS
+        )
+
+    def test_what_was_recorded_once_is_never_rewritten(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(recording, "HISTORIES", tmp_path)
+        path = recording.record("order_shipped")
+        path.write_text("kept")
+        assert recording.record("order_shipped") is None
+        assert path.read_text() == "kept"
+
+
 @pytest.fixture
-def at_work(transactional_db, settings, lots):
-    """A worker in a thread, for the length of the test, in a warehouse that packs at once."""
+def at_work(transactional_db, settings, lots, continuum_worker):
+    """A worker in the background, for the length of the test, in a warehouse that packs at once."""
     settings.SHOP_PACKING_SECONDS = 0
-    with worker(threads=8):
-        yield
+    return continuum_worker.start(threads=8)
 
 
 @pytest.mark.usefixtures("at_work")
@@ -307,7 +367,13 @@ class TestExport:
         place(by_order(read_lines())[:50], batch=1)
         return list(OrderLine.objects.order_by("pk").values_list("pk", flat=True))
 
-    def test_an_export_goes_on_where_the_killed_worker_stood(self, lines, database_url, tmp_path):  # noqa: F811
+    def test_an_export_goes_on_where_the_killed_worker_stood(
+        self,
+        lines,
+        database_url,  # noqa: F811
+        tmp_path,
+        continuum_worker,
+    ):
         environment = os.environ | {
             "DATABASE_URL": database_url,
             "DJANGO_SETTINGS_MODULE": "config.settings",
@@ -320,20 +386,21 @@ class TestExport:
             eventually(lambda: checks.exporter(batch=1), 30)
         finally:
             victim.close()
-        with worker():
-            assert continuum.result(made.run_id, timeout=30) == len(lines)
+        continuum_worker.start()
+        assert continuum.result(made.run_id, timeout=30) == len(lines)
         made.refresh_from_db()
         assert (made.state, made.lines) == ("done", len(lines))
         assert 0 < made.resumed_after < made.lines
         assert others.exported(1) == lines
 
-    def test_a_cancelled_export_leaves_no_file(self, lines, tmp_path):
+    def test_a_cancelled_export_leaves_no_file(self, lines, tmp_path, continuum_worker):
         made = others.start_export(1)
-        with worker():
-            eventually(lambda: list((tmp_path / "exports").glob("*.part")), 30)
-            continuum.cancel(made.run_id)
-            assert continuum.wait_run(made.run_id, timeout=30).state == "cancelled"
-            eventually(lambda: not ActivityTask.objects.exists(), 30)
+        continuum_worker.start()
+        eventually(lambda: list((tmp_path / "exports").glob("*.part")), 30)
+        continuum.cancel(made.run_id)
+        assert continuum.wait_run(made.run_id, timeout=30).state == "cancelled"
+        eventually(lambda: not ActivityTask.objects.exists(), 30)
+        continuum_worker.stop()
         assert Export.objects.get().state == "cancelled"
         assert list((tmp_path / "exports").iterdir()) == []
 

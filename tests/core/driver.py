@@ -23,14 +23,15 @@ from continuum.core.activity_context import ActivityInfo, current_attempt
 from continuum.core.children import ChildStart
 from continuum.core.commands import Command
 from continuum.core.definitions import WorkflowDefinition
-from continuum.core.execution import Execution
 from continuum.core.failures import describe_exception
 from continuum.core.history import TERMINAL, Event, EventType
 from continuum.core.identity import RunIdentity
-from continuum.core.loop import DeterministicLoop
 from continuum.core.outcomes import Outcome
 from continuum.core.resuming import effective, forked
 from continuum.exceptions import NonRetryableError, RetryAfterError
+from continuum.testing import traces
+from continuum.testing.redelivery import redeliver
+from continuum.testing.traces import State
 
 RUN_ID = UUID("0190163d-8694-739b-aea5-966c26f8ad91")
 #: When runs begin: 2024-06-14T12:00:00Z.
@@ -42,16 +43,6 @@ STEP_US = 1_000
 # -- what a run was seen to do ----------------------------------------------------------------------------------
 
 
-class Asked(NamedTuple):
-    """A command as the code issued it: what must be the same at every replay."""
-
-    id: str
-    kind: str
-    name: str | None
-    args: str
-    due_us: int | None
-
-
 _living: set[Recorder] = set()
 
 
@@ -61,60 +52,16 @@ def close_all() -> None:
         execution.close()
 
 
-class Recorder(Execution):
-    """An execution that keeps a trace: every command the code issues and every value it notes."""
+class Recorder(traces.Recorder):
+    """An execution that keeps a trace, and is released at the end of its test."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _living.add(self)
 
-    def _blank(self, loop: DeterministicLoop) -> None:
-        super()._blank(loop)
-        self.asked: list[Asked] = []
-        self.notes: list[Any] = []
-        self.issue = _traced(self.issue, self.asked)
-        self.start_timer = _traced(self.start_timer, self.asked)
-
     def close(self) -> None:
         super().close()
         _living.discard(self)
-
-    def state(self) -> State:
-        """Everything about the run that an observer could tell, right now."""
-        return State(
-            asked=tuple(self.asked),
-            notes=tuple(self.notes),
-            pending=tuple((c.id, c.kind, c.name, c.args, c.attempt, c.due_us) for c in self.pending.values()),
-            waiting_on=json.dumps(self.waiting_on()),
-            time_us=self.loop.time_us,
-            progress=self.progress,
-            outcome=None if self.outcome is None else (self.outcome.state, self.outcome.result, _kind(self.outcome)),
-        )
-
-
-def _traced(issue: Callable[..., Command], trace: list[Asked]) -> Callable[..., Command]:
-    def traced(*args: Any) -> Command:
-        command = issue(*args)
-        trace.append(Asked(command.id, command.kind, command.name, command.args, command.due_us))
-        return command
-
-    return traced
-
-
-class State(NamedTuple):
-    """A snapshot of a run, equal for a live run and a replay that stand at the same place."""
-
-    asked: tuple[Asked, ...]
-    notes: tuple[Any, ...]
-    pending: tuple[Any, ...]
-    waiting_on: str
-    time_us: int
-    progress: str | None
-    outcome: Any
-
-
-def _kind(outcome: Outcome) -> str | None:
-    return None if outcome.error is None else outcome.error["type"]
 
 
 def note(value: Any) -> Any:
@@ -466,30 +413,6 @@ def replay(
     execution.begin(EPOCH_US, history)
     assert execution.replay()
     return execution
-
-
-def redeliver(execution: Execution, event: Event) -> None:
-    """Let an event of a recorded history happen to a live run, unless its code decides it by itself."""
-    data = json.loads(event.data)
-    command = execution.pending.get(event.command_id or "")
-    match event.type:
-        case EventType.ACTIVITY_COMPLETED:
-            result = json.dumps(data["result"], separators=(",", ":"))
-            assert execution.activity_completed(command, result, data["started"], event.time_us)
-        case EventType.ACTIVITY_FAILED:
-            assert execution.activity_failed(command, data["error"], data["started"], event.time_us)
-        case EventType.ACTIVITY_RETRIED:
-            assert execution.activity_retried(command, data["error"], data["started"], event.time_us, data["next_us"])
-        case EventType.CHILD_COMPLETED | EventType.CHILD_FAILED:
-            told = {key: value for key, value in data.items() if key not in ("args", "undoes")}
-            assert execution.child_ended(command.child.reply_to, json.dumps(told), event.time_us)
-        case EventType.TIMER_FIRED:
-            assert execution.timer_fired(command, event.time_us)
-        case EventType.SIGNAL_RECEIVED:
-            payload = json.dumps(data["payload"], separators=(",", ":"))
-            assert execution.signal_received(event.name, payload, event.time_us)
-        case EventType.CANCEL_REQUESTED:
-            assert execution.cancel_requested(data["reason"], event.time_us)
 
 
 def assert_sound(history: Sequence[Event]) -> None:
