@@ -1,4 +1,4 @@
-"""System checks: settings, databases, workflow modules, transactional activities."""
+"""System checks: settings, databases, workflow modules, transactional activities, determinism."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.utils import DatabaseError, NotSupportedError
@@ -15,7 +15,15 @@ from continuum import conf
 from continuum.core.registry import registry
 from continuum.discovery import import_listed_modules
 
-__all__ = ["TAG", "check_aliases", "check_servers", "check_settings", "check_transactional", "check_workflow_modules"]
+__all__ = [
+    "TAG",
+    "check_aliases",
+    "check_determinism",
+    "check_servers",
+    "check_settings",
+    "check_transactional",
+    "check_workflow_modules",
+]
 
 TAG = "continuum"
 MINIMUM_SERVER_VERSION = 14
@@ -120,6 +128,26 @@ def check_transactional(**kwargs: Any) -> list[CheckMessage]:
                 )
             )
     return found
+
+
+@register(TAG)
+def check_determinism(**kwargs: Any) -> list[CheckMessage]:
+    """Workflows, and the helpers they call, do nothing that a replay would do otherwise.
+
+    What is certainly not deterministic is an error, what cannot be judged a warning.
+    """
+    from continuum.determinism.scanner import scan  # who runs no checks needs no scanner
+
+    try:
+        trusted = conf.settings.TRUSTED_MODULES
+    except ImproperlyConfigured:
+        return []  # check_settings says so
+    return [
+        (Error if finding.certain else Warning)(
+            str(finding), hint=finding.rule.advice, obj=finding.place, id=finding.id
+        )
+        for finding in scan(registry.workflows(), trusted=trusted)
+    ]
 
 
 def _aliases() -> Iterable[tuple[str, str]]:

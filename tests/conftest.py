@@ -8,6 +8,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from continuum.testing.postgres import EmbeddedPostgres
+from tests.projects import make_project as make_project, project as project
 
 
 @pytest.fixture(autouse=True)

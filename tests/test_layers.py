@@ -16,6 +16,7 @@ LAYERS = [
     ["continuum.values"],
     ["continuum.core"],
     ["continuum.conf", "continuum.discovery"],
+    ["continuum.determinism"],
     [
         "continuum.fields",
         "continuum.models",

@@ -15,7 +15,6 @@ from continuum.core.effects import Bound, Effect, in_workflow
 from continuum.core.options import ActivityOptions, activity_options
 from continuum.core.registry import Registry, describe_function, registry
 from continuum.core.retry import Retry
-from continuum.core.versions import source_hash
 from continuum.exceptions import DurableValueError, NotInWorkflowError
 
 __all__ = ["ActivityDefinition", "Registry", "Retry", "WorkflowDefinition", "activity", "registry", "workflow"]
@@ -183,6 +182,8 @@ class WorkflowDefinition(_Definition):
 
     @cached_property
     def version_hash(self) -> str:
+        from continuum.core.versions import source_hash  # reads source, which who only declares need not be able to
+
         return source_hash(self.fn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Effect:

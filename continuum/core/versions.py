@@ -1,13 +1,16 @@
-"""The version hash: a fingerprint of a workflow's source that formatting and comments do not change."""
+"""The version hash: a fingerprint of a workflow's code that formatting, comments and unrelated edits do not change."""
 
 from __future__ import annotations
 
 import ast
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from types import CodeType
 from typing import Any
+
+from continuum.core.callees import Reached, callees
+from continuum.core.constants import Constant, class_constants
+from continuum.core.reading import Reference
 
 __all__ = ["source_hash"]
 
@@ -16,28 +19,66 @@ _IGNORED_FIELDS = frozenset({"ctx", "kind", "type_comment", "type_params", "type
 
 
 def source_hash(fn: Callable[..., Any]) -> str:
-    """Return 16 hexadecimal digits that change when the function's code changes.
+    """Return 16 hexadecimal digits that change when the code that decides for a workflow changes.
 
-    Comments, formatting, docstrings and decorators do not count. The digits are the same on every Python version,
-    so that workers on different Pythons agree. A function without source (typed at a prompt) is hashed by its
-    bytecode.
+    That is the function itself, the functions of the project it can call (not activities and children, whose results
+    are in the history), and the constants of modules and classes it reads, as they are written: a limit is as much
+    part of a decision as the comparison with it.
+
+    Comments, formatting, docstrings and decorators do not count, nor in which module or order things stand. The digits
+    are the same on every Python version and machine, so that workers agree. A function without source (typed at a
+    prompt) is hashed by its bytecode. Never raises.
     """
     try:
-        source = inspect.getsource(fn)
-        if source[:1].isspace():
-            # An indented function becomes the body of something, so that no string in it has to be touched.
-            source = f"if 1:\n{source}"
-        node: Any = ast.parse(source).body[0]
-        if isinstance(node, ast.If):
-            node = node.body[0]
-        if not isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef):
-            raise SyntaxError
-    except (OSError, TypeError, SyntaxError, IndexError):
-        material = f"{fn.__qualname__}|{_code(fn.__code__)}"
-    else:
-        node.decorator_list = []
-        material = repr(_canonical(node))
+        reached = callees(fn)
+        material = _material(reached) if reached else _bytecode(fn)
+    except Exception:  # a helper may be anything; what is left is what the workflow says itself
+        try:
+            material = repr(_function(callees(fn, project=lambda _: False)[0].node))
+        except Exception:
+            material = _bytecode(fn)
     return blake2b(material.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _material(reached: tuple[Reached, ...]) -> str:
+    numbers: dict[Any, int] = {}
+    for each in reached:
+        numbers.setdefault(each.fn, len(numbers))
+    distinct = {each.fn: each for each in reversed(reached)}
+    parts = [_function(distinct[fn].node) for fn in numbers]
+    uses = [list(_uses(distinct[fn].reading.references, numbers)) for fn in numbers]
+    if len(parts) == 1 and not uses[0]:
+        return repr(parts[0])
+    return repr((parts, uses))
+
+
+def _uses(references: tuple[Reference, ...], numbers: dict[Any, int]) -> Iterator[Any]:
+    """Yield what a function refers to, in the order of its source: numbers of functions, and values of constants."""
+    for reference in references:
+        yield from (numbers[fn] for fn, _ in reference.functions if fn in numbers)
+        if reference.constant is not None:
+            yield from _values(reference.constant, set())
+        if reference.cls is not None:
+            for each in class_constants(reference.cls):
+                yield from _values(each, set())
+
+
+def _values(constant: Constant, seen: set[tuple[str, str]]) -> Iterator[Any]:
+    if (constant.module, constant.name) not in seen:
+        seen.add((constant.module, constant.name))
+        yield [_canonical(value) for value in constant.values]
+        for each in constant.constants():
+            yield from _values(each, seen)
+
+
+def _bytecode(fn: Any) -> str:
+    return f"{fn.__qualname__}|{_code(fn.__code__)}"
+
+
+def _function(node: Any) -> Any:
+    """Return the canonical form of a function without its decorators."""
+    kind, fields = _canonical(node)
+    return kind, [field for field in fields if field[0] != "decorator_list"]
 
 
 def _canonical(value: Any) -> Any:

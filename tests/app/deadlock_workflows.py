@@ -95,5 +95,5 @@ async def loops_when_released() -> None:
 
 @workflow
 async def dozes(seconds: float) -> str:
-    time.sleep(seconds)
+    time.sleep(seconds)  # continuum: allow[D103] it shall block its worker
     return "rested"

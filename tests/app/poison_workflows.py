@@ -13,8 +13,8 @@ from tests.app.models import Effect
 
 
 def _die(stop: str) -> None:
-    if not Path(stop).exists():
-        os.kill(os.getpid(), signal.SIGKILL)
+    if not Path(stop).exists():  # continuum: allow[D301] it shall outlive the process
+        os.kill(os.getpid(), signal.SIGKILL)  # continuum: allow[D304, D402] it shall kill its worker
 
 
 @activity
@@ -72,8 +72,8 @@ async def kills_at_every_step(stop: str, steps: int) -> int:
     """Each life gets one step further: never poison."""
     for n in range(steps):
         await mark(f"{stop}:{n}")
-        if not Path(f"{stop}.{n}").exists():
-            Path(f"{stop}.{n}").touch()
+        if not Path(f"{stop}.{n}").exists():  # continuum: allow[D301] it shall outlive the process
+            Path(f"{stop}.{n}").touch()  # continuum: allow[D301] as above
             await kill(stop)
     return steps
 

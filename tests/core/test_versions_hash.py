@@ -1,8 +1,12 @@
 """The version hash: what changes it, what does not, and that every process agrees on it."""
 
+import importlib
+import os
 import subprocess
 import sys
 import textwrap
+
+import pytest
 
 from continuum.core.versions import source_hash
 
@@ -103,3 +107,185 @@ def test_a_function_without_source_hashes_alike_in_every_process():
         for _ in range(2)
     }
     assert len(hashes) == 1
+
+
+# Helpers and constants
+
+FLOW = """
+    from {here} import helpers
+    from {here}.helpers import LIMIT as most, fee, Desk
+
+    async def flow(cents: int):
+        if cents > most:
+            return Desk().serve(cents)
+        return fee(cents) + helpers.RATES["basic"]
+"""
+HELPERS = """
+    from datetime import timedelta
+    from enum import Enum
+    from continuum import activity
+
+    LIMIT = 5
+    STEP = 2
+    RATES = {"basic": 3, "days": timedelta(days=STEP)}
+    UNREAD = 1
+
+    class Kind(Enum):
+        SMALL = "s"
+
+    class Desk:
+        patience = 3
+
+        def serve(self, cents):
+            return self.patience, work, Kind.SMALL
+
+        def unused(self):
+            return 1
+
+    @activity
+    def work():
+        return 1
+
+    def fee(cents):
+        return round(cents * share())
+
+    def share():
+        return 0.1
+
+    def unused():
+        return 1
+"""
+
+
+def hash_with(project, helpers):
+    project.write(helpers, "helpers")
+    return source_hash(project.module(FLOW).flow)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("cents * share()", "share() * cents"),
+        ("return 0.1", "return 0.2"),
+        ("LIMIT = 5", "LIMIT = 6"),
+        ('"basic": 3', '"basic": 4'),
+        ("STEP = 2", "STEP = 3"),
+        ("return self.patience", "return -self.patience"),
+        ("patience = 3", "patience = 4"),
+        ('SMALL = "s"', 'SMALL = "t"'),
+    ],
+)
+def test_what_the_workflow_calls_and_reads_counts(project, make_project, old, new):
+    assert old in HELPERS
+    assert hash_with(project, HELPERS) != hash_with(make_project(), HELPERS.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    def fee", "    # a comment\n\n    def fee"),
+        ("return 0.1", "'''What it takes.'''\n        return (\n            0.1)"),
+        ("UNREAD = 1", "UNREAD = 2"),
+        ("def unused():\n        return 1", "def unused():\n        return 2"),
+        ("def unused(self):\n            return 1", "def unused(self):\n            return 2"),
+        ("def work():\n        return 1", "def work():\n        return 2"),
+        ("@activity", "@activity(timeout=5)"),
+    ],
+)
+def test_what_it_neither_calls_nor_reads_does_not_count(project, make_project, old, new):
+    assert old in HELPERS
+    assert hash_with(project, HELPERS) == hash_with(make_project(), HELPERS.replace(old, new))
+
+
+def test_where_a_helper_stands_does_not_count(project, make_project):
+    moved = HELPERS.replace("    def share():\n        return 0.1\n", "") + "\n    from {here}.elsewhere import share\n"
+    other = make_project()
+    other.write("def share():\n    return 0.1\n", "elsewhere")
+    assert hash_with(project, HELPERS) == hash_with(other, moved)
+
+
+def test_two_helpers_that_change_places_count(project, make_project):
+    source = """
+        def one():
+            return 1
+
+        def other():
+            return 2
+
+        {0}, {1} = one, other
+
+        async def flow():
+            return first(), second()
+    """
+    straight = source.replace("{0}, {1}", "first, second")
+    crossed = source.replace("{0}, {1}", "second, first")
+    assert source_hash(project.module(straight).flow) != source_hash(make_project().module(crossed).flow)
+
+
+def test_helpers_that_call_each_other_in_a_circle(project):
+    module = project.module(
+        """
+        def odd(n):
+            return n != 0 and even(n - 1)
+
+        def even(n):
+            return n == 0 or odd(n - 1)
+
+        async def flow(n):
+            return odd(n)
+        """
+    )
+    assert len(source_hash(module.flow)) == 16
+
+
+def test_a_helper_that_resists_being_looked_at_breaks_nothing(project):
+    module = project.module(
+        """
+        class Hostile:
+            def __getattribute__(self, name):
+                raise RuntimeError("hands off")
+
+            def __eq__(self, other):
+                raise RuntimeError("hands off")
+
+        hostile = Hostile()
+        holder = {"hostile": hostile}
+
+        async def flow():
+            return hostile.thing(), holder["hostile"], hostile
+        """
+    )
+    assert len(source_hash(module.flow)) == 16
+
+
+def test_the_hash_does_not_depend_on_what_was_imported_before(project, make_project):
+    late = """
+        async def flow():
+            from .helpers import fee
+            return fee(1)
+    """
+    hashes = set()
+    for each, early in ((project, True), (make_project(), False)):
+        each.write(HELPERS, "helpers")
+        if early:
+            importlib.import_module(f"{each.name}.helpers")
+        hashes.add(source_hash(each.module(late).flow))
+    assert len(hashes) == 1
+
+
+def test_the_hash_with_helpers_is_the_same_on_every_python_version_and_machine(tmp_path):
+    # Recorded on 3.11; CI runs it on the others.
+    package = tmp_path / "steady"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "helpers.py").write_text(textwrap.dedent(HELPERS))
+    (package / "flows.py").write_text(textwrap.dedent(FLOW.replace("{here}", "steady")))
+    script = "from steady.flows import flow; from continuum.core.versions import source_hash; print(source_hash(flow))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "PYTHONHASHSEED": "random"}
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+        ).stdout.strip()
+        for _ in range(2)
+    }
+    assert hashes == {"9021a5ce2ed0db47"}
