@@ -147,7 +147,8 @@ def _stuck(cursor: Any, limit: int) -> tuple[StuckRun, ...]:
     found = []
     for run_id, workflow, version, version_hash, namespace, started_at, text in cursor.fetchall():
         error = json.loads(text) if text else {}
-        details = error.get("details") or {}
+        details = error.get("details")
+        drift = details if isinstance(details, dict) else {}
         found.append(
             StuckRun(
                 run_id=run_id,
@@ -158,9 +159,9 @@ def _stuck(cursor: Any, limit: int) -> tuple[StuckRun, ...]:
                 started_at=started_at,
                 workflow_loaded=workflow in known,
                 error=error.get("type", ""),
-                position=details.get("position", ""),
-                history=details.get("history", ""),
-                code=details.get("code", ""),
+                position=drift.get("position", ""),
+                history=drift.get("history", ""),
+                code=drift.get("code", ""),
                 reason=error.get("message", ""),
             )
         )

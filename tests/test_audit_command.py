@@ -304,6 +304,17 @@ def test_colours_are_djangos_and_none_without(everything):
     assert "\x1b[" not in command()[0]
 
 
+def test_nothing_from_the_database_steers_the_terminal(everything):
+    error = {"type": "E", "message": "\x1b[2Jgone\n  \x1b[2Jtoo", "traceback": "", "details": ["\x1b[2J"]}
+    RunFactory(
+        workflow="shop.\x1b[2Jsell", namespace="\x1b[2J", state="stuck_unknown_version", error=error, version_hash=OLD
+    )
+    out, _, _ = command()
+    assert "[2Jgone" in out
+    assert "[2Jtoo" in out
+    assert "\x1b" not in out
+
+
 @pytest.mark.django_db
 def test_a_replay_of_nothing_says_so(sell):
     out, _, _ = command("--replay")

@@ -63,7 +63,7 @@ class _Page:
 
     def wrapped(self, text: str, indent: int = 0, hanging: int = 0) -> list[str]:
         return textwrap.wrap(
-            text,
+            _printable(text),
             self.width,
             initial_indent=" " * indent,
             subsequent_indent=" " * (indent + hanging),
@@ -240,7 +240,7 @@ def _told(page: _Page, report: str, alike: list[Any]) -> Iterator[str]:
             continue
         for line in lines:
             named = 13 if _NAMED.match(line) else 0
-            yield from [f"    {line}"] if line.startswith("  ") else page.wrapped(line, 4, named)
+            yield from [f"    {_printable(line)}"] if line.startswith("  ") else page.wrapped(line, 4, named)
     if len(alike) > 1:
         yield from page.wrapped(f"and {len(alike) - 1:,} more like it, such as {alike[-1].run_id}", 4)
 
@@ -260,6 +260,11 @@ def _more(page: _Page, number: int) -> Iterator[str]:
 
 def _version(each: Workflow | Version | UnloadedVersion | Any) -> str:
     return f"{each.workflow} version {each.version} ({each.version_hash or 'no hash'})"
+
+
+def _printable(text: str) -> str:
+    """Return text from the database such as a terminal may show: what would steer it is left out."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _moment(moment: datetime) -> str:
