@@ -7,7 +7,7 @@ import json
 
 import pytest
 from django.db import connection
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from continuum.core.commands import Command
 from continuum.core.definitions import ActivityOptions
@@ -106,6 +106,7 @@ class TestTimers:
 
 @pytest.mark.django_db
 class TestArrays:
+    @settings(deadline=None)
     @given(st.lists(st.none() | st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00"))))
     def test_texts_arrive_as_they_are(self, texts):
         with connection.cursor() as cursor:

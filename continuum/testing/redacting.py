@@ -22,7 +22,23 @@ __all__ = ["RedactionError", "redacted"]
 
 Redact = Callable[[str, Any], Any]
 
-_TAKEN_UP = frozenset({EventType.RUN_RETRIED, EventType.RUN_RESUMED, EventType.RUN_FORKED})
+# What can be lived through once more: the rest says that a run was taken up in another way, by a retry or a fork.
+_RELIVED = (
+    frozenset(
+        {
+            EventType.ACTIVITY_COMPLETED,
+            EventType.ACTIVITY_FAILED,
+            EventType.ACTIVITY_RETRIED,
+            EventType.CHILD_COMPLETED,
+            EventType.CHILD_FAILED,
+            EventType.TIMER_FIRED,
+            EventType.SIGNAL_RECEIVED,
+            EventType.CANCEL_REQUESTED,
+        }
+    )
+    | DECISIONS
+    | TERMINAL
+)
 # What in the data of an event is the user's: the rest is the engine's account of it.
 _VALUES = ("result", "payload", "reason")
 _ERROR_VALUES = ("message", "details")
@@ -41,11 +57,14 @@ def redacted(definition: Any, recorded: RecordedHistory, redact: Redact) -> Reco
         redact: called with the path of each string and number and with the value; returns what stands in its place.
 
     Raises:
-        RedactionError: the code decides by what was replaced, so that the run goes another way; or the run was retried
-            or forked.
+        RedactionError: the code decides by what was replaced, so that the run goes another way; or the run was retried,
+            forked or taken over by other code.
     """
-    if any(event.type in _TAKEN_UP for event in recorded.events):
-        raise RedactionError(f"run {recorded.identity.id} was retried or forked: such a history cannot be redacted")
+    if others := sorted({event.type for event in recorded.events} - _RELIVED):
+        raise RedactionError(
+            f"the history of run {recorded.identity.id} holds {', '.join(others)}: one that was retried, forked or "
+            "taken over by other code cannot be redacted"
+        )
     input_ = _text(_replaced(json.loads(recorded.input), "input", redact))
     events = [_redact_event(event, redact) for event in recorded.events]
     execution = _Relived(definition, recorded.identity, input_, events)
