@@ -114,7 +114,7 @@ class LossyWire:
 
     Args:
         database: the entry of ``DATABASES`` that it leads to.
-        every: it is one in so many answers that is lost, of each purpose.
+        every: it is one in so many answers that is lost, of each purpose; the first one always is.
         purposes: which: middle words of the connections' application names, or "django".
         seed: of the choice.
         calm: so many answers pass at the beginning of each connection, so that there is progress.
@@ -206,7 +206,7 @@ class LossyWire:
         if purpose not in self.purposes:
             return False
         # By chance: what is lost in step with the client's own rhythm would hit the same statement for ever.
-        if self._chance.random() * self.every >= 1:
+        if purpose in self.lost and self._chance.random() * self.every >= 1:
             return False
         self.lost[purpose] += 1
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 from django.db import connection
@@ -13,6 +14,7 @@ from continuum.core.commands import Command
 from continuum.core.definitions import ActivityOptions
 from continuum.core.retry import Retry
 from continuum.worker.arrays import plain_array, text_array
+from continuum.worker.budget import Budget
 from continuum.worker.clock import Clock
 from continuum.worker.retries import next_attempt_us
 from continuum.worker.timers import Timers
@@ -152,3 +154,41 @@ class TestNextAttempt:
     def test_never_exceeds_the_longest_delay(self, attempt, randomness, jitter):
         retry = Retry(max_attempts=1000, base=1, factor=3, jitter=jitter, max_delay=30)
         assert 0 <= retry.delay(attempt, randomness) <= 30
+
+
+class TestBudget:
+    @pytest.fixture
+    def now(self, monkeypatch):
+        """The time, to be moved on."""
+        now = [100.0]
+        monkeypatch.setattr("continuum.worker.budget.time", SimpleNamespace(monotonic=lambda: now[0]))
+        return now
+
+    def spend(self, budget, now, seconds, fails=False):
+        async def takes_time():
+            now[0] += seconds
+            if fails:
+                raise OSError("it broke")
+            return "found"
+
+        return asyncio.run(budget.charging(takes_time)())
+
+    def test_what_took_long_has_to_wait_long(self, now):
+        budget = Budget(0.1, longest=60)
+        assert self.spend(budget, now, 2) == "found"
+        now[0] += 19.9
+        assert not budget.allows()
+        now[0] += 0.2
+        assert budget.allows()
+
+    def test_a_slow_moment_does_not_put_it_off_for_long(self, now):
+        budget = Budget(0.1, longest=5)
+        self.spend(budget, now, 30)
+        now[0] += 5.1
+        assert budget.allows()
+
+    def test_what_failed_and_is_done_again_costs_nothing(self, now):
+        budget = Budget(0.1, longest=60)
+        with pytest.raises(OSError):
+            self.spend(budget, now, 2, fails=True)
+        assert budget.allows()

@@ -188,7 +188,7 @@ class ActivityExecutor:
             # RuntimeError: the loop is closed, nobody waits any more.
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._flush)
-        connections.after()
+        connections.after(failed=not result.ok)
 
     def _call(self, attempt: Attempt) -> str:
         current_attempt.set(attempt)
@@ -218,6 +218,7 @@ class ActivityExecutor:
         except BaseException as exc:
             if attempt.settled or self._cut_short:
                 return  # in the latter case it runs again elsewhere: a drain is not the activity's failure
+            self._shared_connections.failed(exc)
             if isinstance(exc, asyncio.CancelledError) and attempt.timed_out:
                 error = timeout_failure(attempt, describe_exception(exc)["traceback"])
             else:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -25,6 +26,7 @@ __all__ = [
     "lends_sessions",
     "lends_sessions_sync",
     "session_settings",
+    "transaction",
 ]
 
 logger = logging.getLogger("continuum.worker")
@@ -227,6 +229,21 @@ def lends_sessions_sync(connection: psycopg.Connection[Any], other: psycopg.Conn
 async def _session(connection: psycopg.AsyncConnection[Any]) -> Any:
     row = await (await connection.execute(_SESSION)).fetchone()
     return row and row[0]
+
+
+@asynccontextmanager
+async def transaction(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
+    """``connection.transaction()``, which must not end well without a commit.
+
+    psycopg's own does, on a connection that is found broken at its end.
+
+    Raises:
+        psycopg.OperationalError: the connection broke.
+    """
+    async with connection.transaction():
+        yield
+    if connection.closed:
+        raise psycopg.OperationalError("the connection broke before the transaction was committed")
 
 
 def brief(error: BaseException) -> str:

@@ -2,7 +2,9 @@
 
 Django opens a connection for each thread that uses the ORM, and checks and closes it between requests. Here an attempt
 of an activity is what a request is there. Attempts that leave the database alone must not pay for it, so a thread is
-only looked after once a connection was opened in it.
+looked after once a connection was opened in it, or may be why an attempt has failed. The latter, since a connection
+that breaks while Django sets it up stays with the thread without a word that there is one: it has been opened only
+once it is set up.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import time
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections, connections
+from django.db import Error, close_old_connections, connections
 from django.db.backends.signals import connection_created
 
 __all__ = ["SharedConnections", "ThreadConnections"]
@@ -25,6 +27,7 @@ logger = logging.getLogger("continuum.worker")
 class _Marks(threading.local):
     own = False  # a thread of the pool
     used = False  # a connection was opened in it, and may still be there
+    next = 0.0  # monotonic; when it is looked whether there is one after all
 
 
 _marks = _Marks()
@@ -57,6 +60,9 @@ def _tidy() -> bool:
 class ThreadConnections:
     """Looks after the connections of the threads of a pool, each from within."""
 
+    # An activity may keep the error of a broken connection to itself: threads are looked after now and then anyway.
+    EVERY = 1.0
+
     def __init__(self) -> None:
         _watch()
 
@@ -66,10 +72,13 @@ class ThreadConnections:
         if _marks.used:
             _marks.used = _tidy()
 
-    def after(self) -> None:
+    def after(self, *, failed: bool) -> None:
         """Call after it."""
-        if not _marks.used:
-            return
+        if not (_marks.used or failed):
+            now = time.monotonic()
+            if now < _marks.next:
+                return
+            _marks.next = now + self.EVERY
         for connection in connections.all(initialized_only=True):
             if connection.in_atomic_block:
                 # A transaction left open, say by a generator that was not exhausted. Django would never close it.
@@ -100,6 +109,14 @@ class SharedConnections:
     def used(self) -> bool:
         """Whether a connection was opened there and may still be."""
         return _elsewhere.is_set()
+
+    def failed(self, error: BaseException) -> None:
+        """Take notice of what an async attempt failed with: a connection may be there although none was opened."""
+        seen: BaseException | None = error
+        for _ in range(10):
+            if isinstance(seen, Error):
+                _elsewhere.set()
+            seen = seen and (seen.__cause__ or seen.__context__)
 
     async def after(self, *, failed: bool) -> None:
         """Call after an async attempt: looks after the connections at once if it failed, else once in a while.

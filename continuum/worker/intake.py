@@ -9,22 +9,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 
 from continuum.worker import claims, forwarding
+from continuum.worker.budget import Budget
 from continuum.worker.claims import ClaimedRun
-from continuum.worker.connections import Backoff
 from continuum.worker.engine import Engine
 from continuum.worker.forwarding import Chains
+from continuum.worker.links import Link
 from continuum.worker.live import Message
 from continuum.worker.loaded import Loaded
 
 __all__ = ["Intake"]
 
 logger = logging.getLogger("continuum.worker")
+
+T = TypeVar("T")
 
 # Seconds between looks for runs that a claim gave to this worker after it had given up waiting for the answer.
 STRANGERS_EVERY = 5.0
@@ -37,12 +40,21 @@ MOST_LOADED = 5_000
 # The share of the time that may go into looking for runs with mail: beyond it hints have to wait, for the poll at most.
 # Likewise for looking for mail that lies in the inboxes of continued runs.
 MAIL_SHARE = 0.05
+# But not for longer than this: the look may have been slow because the machine was, for a moment.
+LONGEST_PAUSE = 5.0
 # What was under way to a run when it was continued has arrived after so long, mostly; the poll finds the rest.
 STRAYS_DELAY = 0.05
 
 
+class _LostAnswerError(Exception):
+    """Nobody knows what a claim has claimed."""
+
+
 class Intake:
     """Claims runs and fetches messages for one worker, over one connection.
+
+    When the connection breaks, the question that was under way is asked again and no other, so that there is progress
+    however often it breaks. Only claims are not made again before it was seen what the first one did.
 
     Args:
         connect: opens an autocommit connection.
@@ -63,22 +75,21 @@ class Intake:
         poll_interval: float,
         on_forwarded: Callable[[dict[UUID, int | None]], None] = lambda news: None,
     ) -> None:
-        self._connect = connect
+        self._link = Link(connect, "claims", on_broken=self._doubt)
+        self._turn = asyncio.Lock()  # what one round learns must still hold when it acts on it
+        self._doubtful = False  # a run may be this worker's without its knowing: the answer to a claim was lost
         self._worker_id = worker_id
         self._loaded = loaded
         self._engine = engine
         self._poll_interval = poll_interval
         self._on_forwarded = on_forwarded
         self._chains = Chains()
-        self._strays_not_before = 0.0
+        self._strays_budget = Budget(MAIL_SHARE, LONGEST_PAUSE)
         self._strays_of: set[UUID] = set()  # runs in whose inboxes there may be mail for their successors
-        self._connection: psycopg.AsyncConnection[Any] | None = None
-        self._connected_before = False
-        self._link = asyncio.Lock()
         self._claim_wanted = asyncio.Event()
         self._mail_wanted = True
         self._mail_due = False  # whatever it costs
-        self._mail_not_before = 0.0
+        self._mail_budget = Budget(MAIL_SHARE, LONGEST_PAUSE)
         self._backlog = False
         self._suspects_wanted = True
         self._parked_wanted = True
@@ -98,8 +109,7 @@ class Intake:
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            await self._connection.close()
+        await self._link.close()
 
     # -- hints --------------------------------------------------------------------------------------------------
 
@@ -155,7 +165,7 @@ class Intake:
         """Look for runs to claim once more; returns whether there was nothing to do."""
         self._looked.clear()
         self._read_all.clear()
-        self._strays_not_before = 0.0
+        self._strays_budget.reset()
         self.look_at_all()
         await self._looked.wait()
         await self._read_all.wait()
@@ -165,42 +175,40 @@ class Intake:
 
     # -- the connection -----------------------------------------------------------------------------------------
 
-    async def use(self, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[Any]]) -> Any:
-        """Run ``fn`` on the connection, reconnecting as often as it takes."""
-        backoff = Backoff()
-        async with self._link:
-            while True:
-                try:
-                    if self._connection is None:
-                        self._connection = await self._connect()
-                        if self._connected_before:
-                            await self._adopt_unknown(self._connection)
-                        self._connected_before = True
-                    return await fn(self._connection)
-                except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-                    logger.warning("the connection for claims failed: %s", " ".join(str(error).split()))
-                    if self._connection is not None:
-                        await self._connection.close()
-                        self._connection = None
-                    await asyncio.sleep(backoff.next())
+    async def use(self, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Return what ``fn(connection)`` returns, called between two rounds, and again when the connection breaks."""
+        async with self._turn:
+            return await self._link.use(fn)
 
-    async def _answer(self, wish: asyncio.Event, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]]) -> None:
+    async def _ask(self, question: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Return ``question(connection, *arguments)``; part of a round."""
+        return await self._link.use(lambda connection: question(connection, *arguments))
+
+    async def _answer(self, wish: asyncio.Event, fn: Callable[[], Awaitable[None]]) -> None:
         """Do what was wished for; until that is done the wish counts as open."""
         wish.clear()
         self._answering += 1
         try:
-            await self.use(fn)
+            async with self._turn:
+                await fn()
         finally:
             self._answering -= 1
 
-    async def _adopt_unknown(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    # -- runs that are this worker's without its knowing ----------------------------------------------------------
+
+    def _doubt(self) -> None:
+        self._doubtful = True
+        self._claim_wanted.set()
+
+    async def _adopt_unknown(self) -> None:
         """Take up runs that a claim gave to this worker although its answer never arrived."""
-        live = self._engine.live
         # Known by their tokens: a run that is known from an earlier claim only is to be taken up.
-        owned = await claims.owned_by(connection, self._worker_id, [run.token for run in live.values()])
+        tokens = [run.token for run in self._engine.live.values()]
+        owned = await self._ask(claims.owned_by, self._worker_id, tokens)
+        self._doubtful = False
         if owned:
             logger.warning("%d runs were claimed by a statement whose answer was lost: taken up now", len(owned))
-            await self._admit(connection, owned)
+            await self._admit(owned)
 
     # -- claiming -----------------------------------------------------------------------------------------------
 
@@ -209,65 +217,90 @@ class Intake:
             await self._claim_wanted.wait()
             await self._answer(self._claim_wanted, self._claim_round)
 
-    async def _claim_round(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    async def _claim_round(self) -> None:
         if not self._loaded.names:
             self._looked.set()
             return
-        mail = self._mail_wanted and (self._mail_due or time.monotonic() >= self._mail_not_before)
+        mail = self._mail_wanted and (self._mail_due or self._mail_budget.allows())
         if mail:
             self._mail_wanted = self._mail_due = False
         parked, self._parked_wanted = self._parked_wanted, False
         self._claiming = True
         try:
-            if self._suspects_wanted and not self._engine.suspects.trying and self._engine.room() > 0:
-                self._suspects_wanted = False
-                await self._admit(connection, await claims.claim_suspect(connection, self._worker_id, self._loaded))
-            while (room := min(self._engine.room(), MOST_CLAIMED)) > 0:
-                claimed = await claims.claim_due(connection, self._worker_id, self._loaded, room)
-                if mail and len(claimed) < room:
-                    claimed += await self._claim_mail(connection, room - len(claimed))
-                if parked and (left := room - len(claimed)):
-                    claimed += await claims.claim_parked(connection, self._worker_id, self._loaded, left)
-                await self._admit(connection, claimed)
-                if len(claimed) < room:
-                    self._backlog = False
-                    # Asked for meanwhile, or mail put off: then a later round answers.
-                    if not self._claim_wanted.is_set() and not self._mail_wanted:
-                        self._looked.set()
-                    return
-            self._backlog = True
-            self._mail_wanted = self._mail_wanted or mail
-            self._parked_wanted = self._parked_wanted or parked
+            while True:
+                if self._doubtful:
+                    await self._adopt_unknown()
+                try:
+                    return await self._claim_all(mail, parked)
+                except _LostAnswerError:
+                    continue
         finally:
             self._claiming = False
             if self._missed:
                 missed, self._missed = self._missed, set()
                 self.on_runs(list(missed))
 
-    async def _claim_mail(self, connection: psycopg.AsyncConnection[Any], limit: int) -> list[ClaimedRun]:
-        began = time.monotonic()
-        claimed = await claims.claim_mail(connection, self._worker_id, self._loaded, limit)
-        now = time.monotonic()
-        # Its cost grows with the mail that nobody may take yet, and every start of a run hints at something to claim.
-        self._mail_not_before = now + (now - began) / MAIL_SHARE
-        return claimed
+    async def _claim_all(self, mail: bool, parked: bool) -> None:
+        """Claim until there is no more, or no more room."""
+        if self._suspects_wanted and not self._engine.suspects.trying and self._engine.room() > 0:
+            claimed = await self._claim(claims.claim_suspect)
+            self._suspects_wanted = False
+            await self._admit(claimed)
+        while (room := min(self._engine.room(), MOST_CLAIMED)) > 0:
+            claimed = await self._claim(claims.claim_due, room)
+            # At once, so that nothing has to be found again should the next answer be lost.
+            await self._admit(claimed)
+            if mail and len(claimed) < room:
+                # Its cost grows with the mail that nobody may take yet, and every start of a run hints at one to claim.
+                messaged = await self._claim(self._mail_budget.charging(claims.claim_mail), room - len(claimed))
+                await self._admit(messaged)
+                claimed += messaged
+            if parked and len(claimed) < room:
+                untried = await self._claim(claims.claim_parked, room - len(claimed))
+                await self._admit(untried)
+                claimed += untried
+            if len(claimed) < room:
+                self._backlog = False
+                # Asked for meanwhile, or mail put off: then a later round answers.
+                if not self._claim_wanted.is_set() and not self._mail_wanted:
+                    self._looked.set()
+                return
+        self._backlog = True
+        self._mail_wanted = self._mail_wanted or mail
+        self._parked_wanted = self._parked_wanted or parked
 
-    async def _admit(self, connection: psycopg.AsyncConnection[Any], claimed: list[ClaimedRun]) -> None:
+    async def _claim(self, claim: Callable[..., Awaitable[list[ClaimedRun]]], *limit: int) -> list[ClaimedRun]:
+        """Claim runs.
+
+        Raises:
+            _LostAnswerError: some may have been claimed of which nobody knows.
+        """
+
+        async def once(connection: psycopg.AsyncConnection[Any]) -> list[ClaimedRun]:
+            if self._doubtful:
+                raise _LostAnswerError
+            return await claim(connection, self._worker_id, self._loaded, *limit)
+
+        return await self._link.use(once)
+
+    async def _admit(self, claimed: list[ClaimedRun]) -> None:
+        if not claimed:
+            return
         again = [run.identity.id for run in claimed if not run.is_new]
-        standing = await claims.claimed_again(connection, again) if again else {}
+        standing = await self._ask(claims.claimed_again, again) if again else {}
         sizes = {run_id: found.events for run_id, found in standing.items()}
         has_mail = {run.identity.id for run in claimed if run.has_mail}
         has_mail.update(run_id for run_id, found in standing.items() if found.has_mail)
-        beats = await claims.heartbeats_of_runs(connection, again) if again else {}
+        beats = await self._ask(claims.heartbeats_of_runs, again) if again else {}
         if successors := [run.identity.id for run in claimed if run.is_successor]:
-            await self._chains.begun(connection, successors)
+            await self._ask(self._chains.begun, successors)
             has_mail.update(successors)
         for group in _groups(claimed, sizes):
             run_ids = [run.identity.id for run in group]
-            histories = await claims.load_histories(connection, run_ids) if not sizes.keys().isdisjoint(run_ids) else {}
+            histories = {} if sizes.keys().isdisjoint(run_ids) else await self._ask(claims.load_histories, run_ids)
             mail: dict[UUID, list[Message]] = {}
             if not has_mail.isdisjoint(run_ids):
-                for message in await self._unread(connection, set(run_ids)):
+                for message in await self._unread(set(run_ids)):
                     mail.setdefault(message.run_id, []).append(message)
             for run, run_id in zip(group, run_ids, strict=True):
                 queued = standing[run_id].queued if run_id in standing else ()
@@ -280,59 +313,49 @@ class Intake:
             await self._news.wait()
             await self._answer(self._news, self._read)
 
-    async def _read(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    async def _read(self) -> None:
         run_ids, everything, strays_of = self._news_of, self._news_of_all, self._strays_of
         self._news_of, self._news_of_all, self._strays_of = set(), False, set()
-        try:
-            if everything:
-                strays_of |= await self._find_strays(connection)
-            if strays_of:
-                run_ids |= await self._forward(connection, strays_of)
-            if everything:
-                messages = await self._unread(connection, None)
-            elif run_ids:
-                messages = await self._unread(connection, run_ids)
-            else:
-                return
-        except BaseException:
-            self._news_of |= run_ids
-            self._news_of_all = self._news_of_all or everything
-            self._strays_of |= strays_of
-            raise
+        if everything:
+            strays_of |= await self._find_strays()
+        if strays_of:
+            run_ids |= await self._forward(strays_of)
+        if everything:
+            messages = await self._unread(None)
+        elif run_ids:
+            messages = await self._unread(run_ids)
+        else:
+            return
         self._engine.mail.deliver(messages)
         if everything and not self._news_of_all:
             self._read_all.set()
 
-    async def _unread(self, connection: psycopg.AsyncConnection[Any], run_ids: set[UUID] | None) -> list[Message]:
+    async def _unread(self, run_ids: set[UUID] | None) -> list[Message]:
         """Return the unread messages of these runs, or of all that this worker has, in the order they were sent."""
         before = self._chains.before(run_ids)
         for last in (False, True):
             self._engine.mail.reading()
             if run_ids is None:
-                messages = await claims.unread_of_worker(connection, self._worker_id, MOST_POLLED)
-                late = await claims.unread_of_runs(connection, before) if before and not last else []
+                messages = await self._ask(claims.unread_of_worker, self._worker_id, MOST_POLLED)
+                late = await self._ask(claims.unread_of_runs, before) if before and not last else []
             else:
                 # At one moment: what is being forwarded stands in the one inbox or in the other.
-                messages = await claims.unread_of_runs(connection, run_ids | before)
+                messages = await self._ask(claims.unread_of_runs, run_ids | before)
                 late = [message for message in messages if message.run_id in before]
             if not late:
                 break
-            await self._forward(connection, {message.run_id for message in late})
+            await self._forward({message.run_id for message in late})
         return messages
 
-    async def _find_strays(self, connection: psycopg.AsyncConnection[Any]) -> set[UUID]:
-        began = time.monotonic()
-        if began < self._strays_not_before:
-            return set()
-        found = await forwarding.find_strays(connection)
-        now = time.monotonic()
+    async def _find_strays(self) -> set[UUID]:
         # Its cost grows with all the mail that lies unread, and most of what it looks for has been found by then.
-        self._strays_not_before = now + (now - began) / MAIL_SHARE
-        return set(found)
+        if not self._strays_budget.allows():
+            return set()
+        return set(await self._ask(self._strays_budget.charging(forwarding.find_strays)))
 
-    async def _forward(self, connection: psycopg.AsyncConnection[Any], run_ids: set[UUID]) -> set[UUID]:
+    async def _forward(self, run_ids: set[UUID]) -> set[UUID]:
         """Bring mail to the tips of chains; returns those tips that are this worker's."""
-        news = await forwarding.forward(connection, run_ids)
+        news = await self._ask(forwarding.forward, run_ids)
         if news:
             self._on_forwarded(news)
         return {run_id for run_id, owner in news.items() if owner == self._worker_id}
@@ -348,8 +371,8 @@ class Intake:
             self.look_at_all()
             # The look after the connection broke is not enough: the server may have been at the claim for longer.
             if time.monotonic() - looked >= STRANGERS_EVERY:
-                await self.use(self._adopt_unknown)
                 looked = time.monotonic()
+                self._doubt()
 
 
 def _groups(claimed: list[ClaimedRun], sizes: Mapping[UUID, int]) -> Iterator[list[ClaimedRun]]:

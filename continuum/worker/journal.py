@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 
 from continuum.worker.arrays import plain_array, text_array
-from continuum.worker.connections import Backoff
+from continuum.worker.connections import Backoff, transaction
 from continuum.worker.live import Entry, LiveRun, RowUpdate
 from continuum.worker.outbox import Sent
 from continuum.worker.outbox_writing import write_outbox
@@ -213,7 +213,7 @@ class Journal:
         if all(entry.outbox is None for entry in batch):
             cursor = await connection.execute(self._statement, parameters, prepare=True)
             return await cursor.fetchall()
-        async with connection.transaction():
+        async with transaction(connection):
             cursor = await connection.execute(self._statement, parameters, prepare=True)
             rows = await cursor.fetchall()
             sent = Sent() if rows else await write_outbox(connection, batch)

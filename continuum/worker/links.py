@@ -17,6 +17,9 @@ logger = logging.getLogger("continuum.worker")
 
 T = TypeVar("T")
 
+# The last: what a connection led to was the primary, or will be; another one may lead there.
+_TROUBLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+
 
 class Link:
     """One connection, opened when it is first needed, for one user at a time.
@@ -51,7 +54,7 @@ class Link:
                     return await fn(self._connection)
                 except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
                     logger.info("%s: tried again: %s", self._purpose, brief(error))
-                except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                except (*_TROUBLE, OSError) as error:
                     logger.warning("the connection for %s failed, trying again: %s", self._purpose, brief(error))
                     await self.close()
                     self._on_broken()

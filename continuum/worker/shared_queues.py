@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 
+from continuum.worker.connections import transaction
 from continuum.worker.queues import Queues, RateLog
 from continuum.worker.sql import load
 
@@ -75,7 +76,7 @@ async def note_start(
     """Note when the tasks of a claim have started."""
     rate = queues.rate(queue)
     assert rate is not None
-    async with connection.transaction():
+    async with transaction(connection):
         cursor = await connection.execute(load("queue_wait"), {"queue": queue}, prepare=True)
         row = await cursor.fetchone()
         if row is not None:

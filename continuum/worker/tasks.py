@@ -20,6 +20,7 @@ from continuum.worker import shared_queues, task_claims
 from continuum.worker.activities import ActivityExecutor, Attempt, AttemptResult
 from continuum.worker.arrays import text_array
 from continuum.worker.clock import Clock
+from continuum.worker.connections import transaction
 from continuum.worker.links import Link
 from continuum.worker.outbox import Sent
 from continuum.worker.queues import DEFAULT_QUEUE, Queues
@@ -196,7 +197,7 @@ class Tasks:
         self._marks += 1
         mark = f"{self._worker_id}:{self._marks}"
         claimed: list[Task] = []
-        async with connection.transaction():
+        async with transaction(connection):
             limits = await shared_queues.take(connection, queue, self.queues)
             if limits is None:
                 return TURN * random.uniform(0.5, 1.5)

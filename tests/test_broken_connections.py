@@ -1,0 +1,138 @@
+"""Connections of a worker that break at a chosen statement: it costs that statement, and nothing is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import psycopg
+import pytest
+from django.utils import timezone
+
+import continuum
+from continuum.models import Run
+from continuum.worker import connections, journal
+from continuum.worker.links import Link
+from continuum.worker.sql import load
+from tests.app import family_workflows as families, workflows as flows
+from tests.workers import run_until_idle, worker
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HARDLY_EVER = 300.0
+
+
+@pytest.fixture
+def breaks(monkeypatch):
+    """Have connections of a purpose break: ``breaks(purpose, when)``.
+
+    ``when(number, statement)`` says of the statement with this number on its connection whether the connection breaks
+    "before" or "after" it, or None. Returns what has broken.
+    """
+    rules, broken = [], []
+
+    async def connect(alias, *, application_name, **arguments):
+        connection = await connections.connect(alias, application_name=application_name, **arguments)
+        execute, numbers = connection.execute, itertools.count(1)
+
+        async def breaking(statement, *arguments, **options):
+            number = next(numbers)
+            text = str(statement)
+            when = next((rule(number, text) for purpose, rule in rules if purpose == application_name.split()[1]), None)
+            if when == "after":
+                await execute(statement, *arguments, **options)
+            if when is not None:
+                broken.append(text)
+                await connection.close()
+                raise psycopg.OperationalError("the connection was ended")
+            return await execute(statement, *arguments, **options)
+
+        connection.execute = breaking
+        return connection
+
+    monkeypatch.setattr("continuum.worker.session.connect", connect)
+
+    def add(purpose, when):
+        rules.append((purpose, when))
+        return broken
+
+    return add
+
+
+def suspended_with_mail():
+    run = continuum.start(flows.listens)
+    run_until_idle()
+    continuum.signal(run, "go", "on")
+    return run
+
+
+def test_a_run_is_taken_up_although_every_third_answer_is_lost(breaks):
+    run = suspended_with_mail()
+    broken = breaks("claims", lambda number, _: "after" if number == 3 else None)
+    with worker():
+        assert continuum.result(run, timeout=10) == "on"
+    # There are five questions about each run.
+    assert len(broken) >= 2
+
+
+def test_mail_for_which_the_connection_broke_is_claimed_over_the_next_one(breaks, settings):
+    settings.CONTINUUM = {"POLL_INTERVAL": HARDLY_EVER, "LEASE_TTL": 10 * HARDLY_EVER}
+    run = suspended_with_mail()
+    broken = breaks("claims", lambda _, statement: "before" if statement == load("claim_mail") and not broken else None)
+    with worker():
+        assert continuum.result(run, timeout=10) == "on"
+    assert broken == [load("claim_mail")]
+
+
+def test_suspects_for_which_the_connection_broke_are_claimed_over_the_next_one(breaks, settings):
+    settings.CONTINUUM = {"POLL_INTERVAL": HARDLY_EVER, "LEASE_TTL": 10 * HARDLY_EVER}
+    run = suspended_with_mail()
+    Run.objects.filter(id=run.id).update(recoveries=2, next_wakeup_at=timezone.now())
+    broken = breaks(
+        "claims", lambda _, statement: "before" if statement == load("claim_suspect") and not broken else None
+    )
+    with worker():
+        assert continuum.result(run, timeout=10) == "on"
+    assert broken == [load("claim_suspect")]
+
+
+def test_what_was_not_committed_when_a_connection_broke_without_a_word_is_written_again(monkeypatch):
+    """psycopg ends a transaction well when it finds its connection broken by then."""
+    write, broken = journal.write_outbox, []
+
+    async def breaks(connection, entries):
+        sent = await write(connection, entries)
+        if not broken:
+            broken.append(True)
+            connection.pgconn.finish()
+        return sent
+
+    monkeypatch.setattr(journal, "write_outbox", breaks)
+    with worker():
+        assert continuum.result(continuum.start(families.fans_out, 3), timeout=10) == 6
+    assert broken
+
+
+def test_a_connection_that_leads_to_a_standby_is_given_up_for_another():
+    """So it is for a moment while a primary is replaced."""
+    opened = []
+
+    async def connect():
+        opened.append(await connections.connect("default", application_name="test"))
+        return opened[-1]
+
+    async def asks(connection):
+        if connection is opened[0]:
+            await connection.execute("SET default_transaction_read_only = on")
+        await connection.execute("UPDATE continuum_workers SET name = name")
+        return connection
+
+    async def scenario():
+        link = Link(connect, "a test")
+        try:
+            return await link.use(asks)
+        finally:
+            await link.close()
+
+    assert asyncio.run(scenario()) is opened[1]
+    assert opened[0].closed
