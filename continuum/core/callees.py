@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -44,29 +46,53 @@ class Call(NamedTuple):
     line: int
 
 
-class Reached(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Reached:
     """A function that a workflow can call, the workflow's own one included.
 
     Attributes:
         fn: the plain function.
-        node: its syntax tree; line numbers are those of ``file``.
-        file: where it is defined.
-        chain: the calls that lead to it, the first one in the workflow itself; empty for the workflow.
-        certain: False where a method may be another one of the same name.
         reading: what is known of the expressions in it.
+        certain: False where a method may be another one of the same name.
+        caller: the function that calls it; None for the workflow.
+        line: where it does so.
     """
 
     fn: FunctionType
-    node: FunctionNode
-    file: str
-    chain: tuple[Call, ...]
-    certain: bool
     reading: Reading
+    certain: bool = True
+    caller: Reached | None = None
+    line: int = 0
+
+    @property
+    def node(self) -> FunctionNode:
+        """The syntax tree of the function; line numbers are those of ``file``."""
+        return self.reading.node
+
+    @property
+    def file(self) -> str:
+        """Where it is defined."""
+        return self.fn.__code__.co_filename
 
     @property
     def qualname(self) -> str:
         """The name of the function inside its module."""
         return self.fn.__qualname__
+
+    @property
+    def chain(self) -> tuple[Call, ...]:
+        """The calls that lead to it, the first one in the workflow itself; empty for the workflow."""
+        calls: list[Call] = []
+        each = self
+        while each.caller is not None:
+            calls.append(Call(each.fn.__code__.co_qualname, each.caller.file, each.line))
+            each = each.caller
+        return tuple(reversed(calls))
+
+    @property
+    def distance(self) -> int:
+        """How many calls lead to it."""
+        return 0 if self.caller is None else 1 + self.caller.distance
 
 
 _walks: WeakKeyDictionary[FunctionType, tuple[Reached, ...]] = WeakKeyDictionary()
@@ -87,9 +113,9 @@ def callees(fn: Callable[..., Any], *, project: Callable[[FunctionType], bool] |
         return ()
     root = found[-1][0]  # what decorators are around
     if project is not None:
-        return tuple(_walk(found, project))
+        return tuple(_Walk(project).run(found))
     if root not in _walks:
-        _walks[root] = tuple(_walk(found, belongs_to_project(root)))
+        _walks[root] = tuple(_Walk(belongs_to_project(root)).run(found))
     return _walks[root]
 
 
@@ -111,61 +137,74 @@ def belongs_to_project(root: Callable[..., Any]) -> Callable[[FunctionType], boo
     return belongs
 
 
-_Way = tuple[FunctionType, type | None, tuple[Call, ...]]
+class _Walk:
+    """A walk along references, first those that are certain."""
 
+    def __init__(self, project: Callable[[FunctionType], bool]) -> None:
+        self.project = project
+        self.surely: deque[tuple[FunctionType, type | None, Reached | None, int]] = deque()
+        self.perhaps: deque[tuple[FunctionType, type | None, Reached | None, int]] = deque()
+        self.seen: set[Found] = set()
+        self.named: dict[type, None] = {}  # in order, which a set would not keep
+        # Which method of a class is called on a value that is not known: any whose name is used somewhere.
+        self.attributes: dict[str, tuple[Reached, int]] = {}
 
-def _walk(found: list[Found], project: Callable[[FunctionType], bool]) -> Iterator[Reached]:
-    *wrappers, (root, owner) = found
-    seen: set[Found] = set()
-    surely: deque[_Way] = deque([(root, owner, ())])
-    perhaps: deque[_Way] = deque()
-    for wrapper, _ in wrappers:
-        code = root.__code__
-        surely.append((wrapper, None, (Call(wrapper.__code__.co_qualname, code.co_filename, code.co_firstlineno),)))
-    # Which method of a class is called on a value that is not known: any whose name is used somewhere.
-    classes: dict[type, tuple[Call, ...]] = {}
-    attributes: dict[str, tuple[tuple[Call, ...], str, int]] = {}
-    while surely or perhaps:
-        certain = bool(surely)
-        function, owner, chain = (surely or perhaps).popleft()
-        if (function, owner) in seen or (chain and not project(function)):
-            continue
-        seen.add((function, owner))
-        reading = read(function, owner)
-        if reading is None:
-            continue
-        yield Reached(function, reading.node, reading.file, chain, certain, reading)
+    def run(self, found: list[Found]) -> Iterator[Reached]:
+        """Yield what is reached from a function; of several, the last one is inside the others, its decorators."""
+        *wrappers, (root, owner) = found
+        self.surely.append((root, owner, None, 0))
+        first = None
+        while self.surely or self.perhaps:
+            certain = bool(self.surely)
+            function, owner, caller, line = (self.surely or self.perhaps).popleft()
+            if (function, owner) in self.seen:
+                continue
+            self.seen.add((function, owner))
+            reading = read(function, owner)
+            if reading is None:
+                continue
+            reached = Reached(function, reading, certain, caller, line)
+            yield reached
+            if first is None:
+                first = reached
+                self._call(self.surely, wrappers, reached, root.__code__.co_firstlineno)
+            self._follow(reached)
 
-        def called(callee: FunctionType, line: int, chain: Any = chain, file: str = reading.file) -> tuple[Call, ...]:
-            return (*chain, Call(callee.__code__.co_qualname, file, line))
+    def _call(self, queue: deque[Any], callees: Iterable[Found], caller: Reached, line: int) -> None:
+        for function, owner in callees:
+            if (function, owner) not in self.seen and self.project(function):
+                queue.append((function, owner, caller, line))
 
+    def _follow(self, reached: Reached) -> None:
+        reading = reached.reading
         for reference in reading.references:
-            for callee, cls in reference.functions:
-                queue = surely if certain and reference.certain else perhaps
-                queue.append((callee, cls, called(callee, reference.line)))
-            named = reference.cls
-            if named is not None and named not in classes:
-                classes[named] = chain
-                for callee, cls in _implicit(named, reference.made):
-                    perhaps.append((callee, cls, called(callee, reference.line)))
-                for name, (way, file, line) in attributes.items():
-                    for callee, cls in _methods(named, name):
-                        perhaps.append((callee, cls, called(callee, line, way, file)))
+            if reference.functions:
+                certain = reached.certain and reference.certain
+                self._call(self.surely if certain else self.perhaps, reference.functions, reached, reference.line)
+            cls = reference.cls
+            if cls is not None and cls not in self.named:
+                self.named[cls] = None
+                self._call(self.perhaps, _implicit(cls, reference.made), reached, reference.line)
+                for name, (caller, line) in self.attributes.items():
+                    self._call(self.perhaps, _methods(cls, name), caller, line)
         for name, line in reading.attributes.items():
-            if name not in attributes:
-                attributes[name] = (chain, reading.file, line)
-                for known in classes:
-                    for callee, cls in _methods(known, name):
-                        perhaps.append((callee, cls, called(callee, line)))
+            if name not in self.attributes:
+                self.attributes[name] = (reached, line)
+                for cls in self.named:
+                    self._call(self.perhaps, _methods(cls, name), reached, line)
 
 
+@cache
 def _methods(cls: type, name: str) -> list[Found]:
     raw = in_class(cls, name)
     return [] if raw is None or isinstance(raw, type) else functions_in(raw, cls)
 
 
-def _implicit(cls: type, made: bool) -> Iterator[Found]:
-    """Yield the methods of a class that the language calls by itself; those that make an instance where one is made."""
+@cache
+def _implicit(cls: type, made: bool) -> list[Found]:
+    """Return the methods of a class that the language calls by itself, with those that make an instance if one is."""
     names = {name for each in cls.__mro__[:-1] for name in each.__dict__ if name[:2] == "__" == name[-2:]}
+    found: list[Found] = []
     for name in sorted(names - _NEVER - (frozenset() if made else _MAKERS)):
-        yield from _methods(cls, name)
+        found += _methods(cls, name)
+    return found

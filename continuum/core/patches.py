@@ -47,8 +47,8 @@ def patch_sites(fn: Callable[..., Any]) -> list[PatchSite]:
 
 def _sites(reading: Reading) -> Iterator[PatchSite]:
     resolver = reading.resolver
-    for node, scope in reading.nodes:
-        if isinstance(node, ast.Call) and _is_patched(resolver.value(node.func, scope)):
+    for node, scope in reading.of(ast.Call):
+        if _is_patched(resolver.value(node.func, scope)):
             argument = node.args[0] if node.args else next((k.value for k in node.keywords if k.arg == "name"), None)
             yield PatchSite(_text(reading, argument, scope), reading.file, node.lineno)
 

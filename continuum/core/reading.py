@@ -58,7 +58,7 @@ class Reference:
     certain: bool = True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """A function, read.
 
@@ -78,10 +78,24 @@ class Reading:
     references: tuple[Reference, ...]
     attributes: dict[str, int]
 
-    @property
-    def nodes(self) -> Iterator[tuple[ast.AST, Scope]]:
-        """The nodes that run as part of the workflow, each with its scope."""
-        return ((node, scope) for node, scope in self.resolver.map.nodes if id(node) not in self.outside)
+    @cached_property
+    def nodes(self) -> list[tuple[Any, Scope]]:
+        """The nodes that run as part of the workflow, each with its scope; outer before inner."""
+        if not self.outside:
+            return self.resolver.map.nodes
+        return [pair for pair in self.resolver.map.nodes if id(pair[0]) not in self.outside]
+
+    @cached_property
+    def _by_kind(self) -> dict[type, list[tuple[Any, Scope]]]:
+        found: dict[type, list[tuple[Any, Scope]]] = {}
+        for pair in self.nodes:
+            found.setdefault(type(pair[0]), []).append(pair)
+        return found
+
+    def of(self, *kinds: type) -> Iterator[tuple[Any, Scope]]:
+        """Yield the nodes of some kinds, one kind after the other."""
+        for kind in kinds:
+            yield from self._by_kind.get(kind, ())
 
 
 _readings: WeakKeyDictionary[FunctionType, dict[type | None, Reading | None]] = WeakKeyDictionary()
@@ -89,7 +103,9 @@ _readings: WeakKeyDictionary[FunctionType, dict[type | None, Reading | None]] = 
 
 def read(fn: FunctionType, owner: type | None = None) -> Reading | None:
     """Read a function, or return what was read before; None where it has no source to be found."""
-    known = _readings.setdefault(fn, {})
+    known = _readings.get(fn)
+    if known is None:
+        known = _readings[fn] = {}
     if owner not in known:
         node = function_node(fn)
         known[owner] = None if node is None else _read(fn, node, owner)
@@ -249,15 +265,17 @@ def _outside(resolver: Resolver) -> Iterator[int]:
     nodes = resolver.map.nodes
     given: set[int] = set()
     for node, scope in nodes:
-        if isinstance(node, ast.Call) and _runs_elsewhere(resolver.value(node.func, scope), node):
+        if isinstance(node, ast.Call) and node.args and _runs_elsewhere(resolver.value(node.func, scope), node):
             for argument in node.args:
                 if isinstance(argument, ast.Name | ast.Attribute | ast.Lambda | ast.Call) and _is_function(
                     resolver, argument, scope
                 ):
                     given.update(id(each) for each in ast.walk(argument))
+    if not given:
+        return
     yield from given
     for node, scope in nodes:
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or scope.find(node.name) is None:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         bindings = scope.find(node.name)
         uses = [
@@ -268,7 +286,7 @@ def _outside(resolver: Resolver) -> Iterator[int]:
             and isinstance(each.ctx, ast.Load)
             and around.find(node.name) is bindings
         ]
-        if uses and given.issuperset(uses):
+        if bindings is not None and uses and given.issuperset(uses):
             yield from (id(each) for each in ast.walk(node))
 
 

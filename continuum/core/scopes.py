@@ -10,6 +10,15 @@ from continuum.core.sources import FunctionNode
 __all__ = ["Binding", "Scope", "ScopeMap"]
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_LEAVES = frozenset({ast.Constant, ast.alias, ast.Pass, ast.Break, ast.Continue, ast.Nonlocal, ast.Global})
+# Fields without names in them; annotations of local variables are never evaluated.
+_NO_CHILDREN = frozenset({"ctx", "op", "ops", "annotation", "type_params"})
+_BINDING = frozenset(
+    (
+        *(ast.Assign, ast.AnnAssign, ast.AugAssign, ast.NamedExpr, ast.For, ast.AsyncFor, ast.withitem, ast.Import),
+        *(ast.ImportFrom, ast.ExceptHandler, ast.MatchAs, ast.MatchStar, ast.MatchMapping),
+    )
+)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -72,7 +81,7 @@ class Scope:
 
 
 class ScopeMap:
-    """The nodes of a function, outer before inner, each with the scope that its names are looked up in.
+    """The nodes of a function that hold names, outer before inner, each with the scope these are looked up in.
 
     Attributes:
         outer: what is around the function: decorators, defaults and annotations belong there.
@@ -108,7 +117,12 @@ class ScopeMap:
         return scope
 
     def _visit(self, node: ast.AST, scope: Scope) -> None:
+        kind = type(node)
+        if kind in _LEAVES:
+            return
         self.nodes.append((node, scope))
+        if kind is ast.Name:
+            return
         if isinstance(node, _FUNCTIONS):
             if not isinstance(node, ast.Lambda):
                 scope.bind(node.name, Binding("local", node, scope))
@@ -123,9 +137,17 @@ class ScopeMap:
         elif isinstance(node, _COMPREHENSIONS):
             self._comprehension(node, scope)
         else:
-            self._bind(node, scope)
-            for child in ast.iter_child_nodes(node):
-                if not (isinstance(node, ast.AnnAssign) and child is node.annotation):  # never evaluated in a function
+            if kind in _BINDING:
+                self._bind(node, scope)
+            for name in kind._fields:
+                if name in _NO_CHILDREN:
+                    continue
+                child = getattr(node, name, None)
+                if isinstance(child, list):
+                    for each in child:
+                        if isinstance(each, ast.AST):
+                            self._visit(each, scope)
+                elif isinstance(child, ast.AST):
                     self._visit(child, scope)
 
     def _comprehension(self, node: Any, scope: Scope) -> None:

@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from continuum.core.callees import Reached, callees
 from continuum.core.constants import Constant, class_constants
-from continuum.core.reading import Reference
+from continuum.core.reading import Reading, Reference
 
 __all__ = ["source_hash"]
 
 # Fields that say where a node stands or how it was written, or that newer Pythons added without a change of meaning.
 _IGNORED_FIELDS = frozenset({"ctx", "kind", "type_comment", "type_params", "type_ignores"})
+
+# Workflows share helpers, and so what was found out about them.
+_known: WeakKeyDictionary[Reading, tuple[str, tuple[Any, ...]]] = WeakKeyDictionary()
 
 
 def source_hash(fn: Callable[..., Any]) -> str:
@@ -37,25 +41,37 @@ def source_hash(fn: Callable[..., Any]) -> str:
             material = repr(_function(callees(fn, project=lambda _: False)[0].node))
         except Exception:
             material = _bytecode(fn)
-    return blake2b(material.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return _digest(material)
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _material(reached: tuple[Reached, ...]) -> str:
     numbers: dict[Any, int] = {}
     for each in reached:
         numbers.setdefault(each.fn, len(numbers))
-    distinct = {each.fn: each for each in reversed(reached)}
-    parts = [_function(distinct[fn].node) for fn in numbers]
-    uses = [list(_uses(distinct[fn].reading.references, numbers)) for fn in numbers]
-    if len(parts) == 1 and not uses[0]:
-        return repr(parts[0])
-    return repr((parts, uses))
+    readings = {each.fn: each.reading for each in reversed(reached)}
+    if len(numbers) == 1 and not any(use in numbers or isinstance(use, str) for use in _of(reached[0].reading)[1]):
+        return repr(_function(reached[0].node))
+    parts = []
+    for fn in numbers:
+        digest, uses = _of(readings[fn])
+        parts.append((digest, [numbers.get(use, use) for use in uses if use in numbers or isinstance(use, str)]))
+    return repr(parts)
 
 
-def _uses(references: tuple[Reference, ...], numbers: dict[Any, int]) -> Iterator[Any]:
-    """Yield what a function refers to, in the order of its source: numbers of functions, and values of constants."""
+def _of(reading: Reading) -> tuple[str, tuple[Any, ...]]:
+    """Return the digest of a function, and what it refers to in the order of its source: functions and digests."""
+    if reading not in _known:
+        _known[reading] = _digest(repr(_function(reading.node))), tuple(_uses(reading.references))
+    return _known[reading]
+
+
+def _uses(references: tuple[Reference, ...]) -> Iterator[Any]:
     for reference in references:
-        yield from (numbers[fn] for fn, _ in reference.functions if fn in numbers)
+        yield from (fn for fn, _ in reference.functions)
         if reference.constant is not None:
             yield from _values(reference.constant, set())
         if reference.cls is not None:
@@ -66,7 +82,7 @@ def _uses(references: tuple[Reference, ...], numbers: dict[Any, int]) -> Iterato
 def _values(constant: Constant, seen: set[tuple[str, str]]) -> Iterator[Any]:
     if (constant.module, constant.name) not in seen:
         seen.add((constant.module, constant.name))
-        yield [_canonical(value) for value in constant.values]
+        yield _digest(repr([_canonical(value) for value in constant.values]))
         for each in constant.constants():
             yield from _values(each, seen)
 

@@ -132,4 +132,12 @@ IN_DJANGO: tuple[Rule, ...] = (
         names=("continuum.client.*", "continuum.starting.*", "continuum.waiting.*", "continuum.search.*"),
         allowed=("continuum.client.NotInWorkflowError",),
     ),
+    Rule(
+        id="D212",
+        title="templates",
+        does="may read another template when this history is replayed",
+        advice="Render in an activity, where the text is used.",
+        names=within("django.template.loader", "render_to_string get_template select_template"),
+        certain=False,
+    ),
 )

@@ -52,7 +52,6 @@ OUTSIDE: tuple[Rule, ...] = (
             *within("shelve", "open"),
             "mmap.mmap",
             "aiofiles.*",
-            *within("django.template.loader", "render_to_string get_template select_template"),
         ),
     ),
     Rule(

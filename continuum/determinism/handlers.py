@@ -26,7 +26,7 @@ def swallowing(reading: Reading) -> Iterator[Spot]:
     Only around what waits: nothing else can be cancelled.
     """
     resolver = reading.resolver
-    for node, scope in reading.nodes:
+    for node, scope in reading.of(ast.Try, ast.TryStar, ast.With, ast.AsyncWith):
         match node:
             case ast.Try(body=body) | ast.TryStar(body=body) if _has(body, _WAITING):
                 for handler in node.handlers:

@@ -15,6 +15,11 @@ from continuum.determinism.spots import Spot, shown, spot
 
 __all__ = ["orders"]
 
+# Calls and sets first: they say of comprehensions inside them that their order does not count.
+_ORDERED = (
+    *(ast.Call, ast.SetComp, ast.ListComp, ast.DictComp, ast.GeneratorExp, ast.For, ast.YieldFrom, ast.Starred),
+    *(ast.Assign, ast.FormattedValue),
+)
 _SETS = (set, frozenset, Set, MutableSet)
 # These take what they are given in its order; what the others make of a set does not depend on it.
 _KEEP_ORDER = frozenset({"list", "tuple", "enumerate", "iter", "zip", "map", "filter", "dict"})
@@ -28,7 +33,7 @@ def orders(reading: Reading) -> Iterator[Spot]:
     """Yield where a function depends on the order of a set, or on the address of an object."""
     resolver = reading.resolver
     careless: set[int] = set()  # comprehensions whose order is lost again
-    for node, scope in reading.nodes:
+    for node, scope in reading.of(*_ORDERED):
         match node:
             case ast.Call():
                 yield from _called(resolver, node, scope, careless)

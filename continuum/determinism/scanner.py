@@ -75,7 +75,7 @@ class _Scanner:
     def _unread(self, workflow: WorkflowDefinition, subject: str) -> None:
         code = workflow.fn.__code__
         unread = Spot(rule("D903"), subject, code.co_firstlineno, code.co_firstlineno, False)
-        place = Reached(workflow.fn, None, code.co_filename, (), True, None)  # type: ignore[arg-type]
+        place = Reached(workflow.fn, None)  # type: ignore[arg-type]
         self.found[workflow.name] = (unread, place, workflow.name, set())
 
     def _take(self, each: Reached, workflow: str) -> None:
@@ -211,7 +211,7 @@ class _Scanner:
 
 
 def _rank(each: Reached, one: Spot) -> tuple[bool, int]:
-    return not (one.certain and each.certain), len(each.chain)
+    return not (one.certain and each.certain), each.distance
 
 
 def _holds(denial: Denial, call: ast.Call | None) -> bool:
@@ -235,8 +235,7 @@ def _cached(value: Value | None) -> FunctionType | None:
 def _draws(reading: Reading) -> bool:
     return any(
         (name_of(reading.resolver.value(node.func, scope)) or ("",))[0] == _DRAWS
-        for node, scope in reading.nodes
-        if isinstance(node, ast.Call)
+        for node, scope in reading.of(ast.Call)
     )
 
 

@@ -33,8 +33,8 @@ def changes(reading: Reading) -> Iterator[Spot]:
     cannot be judged.
     """
     resolver = reading.resolver
-    asked = frozenset(_asked(reading))
-    for node, scope in reading.nodes:
+    asked = _Asked(reading)
+    for node, scope in reading.of(ast.Name, ast.Attribute, ast.Subscript, ast.Call):
         match node:
             case ast.Name(id=name, ctx=ast.Store() | ast.Del()) if name in scope.function().globals:
                 yield spot("D501", f"`global {name}`", node, certain=name not in asked)
@@ -52,9 +52,22 @@ def changes(reading: Reading) -> Iterator[Spot]:
                 yield from _by_function(resolver, node, function, first, scope)
 
 
+class _Asked:
+    """What a function asks, found out when somebody wants to know."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._known: frozenset[str] | None = None
+
+    def __contains__(self, text: str) -> bool:
+        if self._known is None:
+            self._known = frozenset(_asked(self._reading))
+        return text in self._known
+
+
 def _asked(reading: Reading) -> Iterator[str]:
     """Yield what a function asks before it changes something: what it looks into, or compares with None."""
-    for node, _ in reading.nodes:
+    for node, _ in reading.of(ast.Compare, ast.UnaryOp, ast.Call, ast.Try):
         match node:
             case ast.Compare(ops=[ast.In() | ast.NotIn()], comparators=[container]):
                 yield shown(container)

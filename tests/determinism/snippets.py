@@ -106,6 +106,7 @@ FOUND = {
         "from continuum import get_run\n---\nget_run(1)",
         "from continuum import aresult\n---\nawait aresult(1)",
     ],
+    "D212": ["from django.template.loader import render_to_string\n---\nrender_to_string('a.html')"],
     "D301": [
         "---\nwith open('a') as file:\n    pass",
         "import os\n---\nos.listdir('.')",
@@ -117,7 +118,6 @@ FOUND = {
         "import shutil\n---\nshutil.rmtree('a')",
         "import tempfile\n---\ntempfile.mkdtemp()",
         "import io\n---\nio.open('a')",
-        "from django.template.loader import render_to_string\n---\nrender_to_string('a.html')",
     ],
     "D302": [
         "import socket\n---\nsocket.socket()",

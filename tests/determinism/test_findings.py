@@ -1,6 +1,11 @@
 """How findings are told: by place, by the calls that lead there, once, and with what to do instead."""
 
 import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -324,3 +329,38 @@ def test_a_rule_says_what_to_do_instead(each):
     assert each.advice.endswith(".")
     assert each.title
     assert each.does
+
+
+def test_the_documentation_has_every_rule_as_it_is():
+    page = Path(__file__).parents[2] / "docs" / "determinism.md"
+    rows = re.findall(
+        r"^\| (D\d+) \| (.+) \| (error|warning) \| (.+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert rows == [(each.id, each.title, "error" if each.certain else "warning", each.advice) for each in RULES]
+
+
+def test_the_example_project_has_no_findings():
+    """In a process of its own, as its settings and its apps are others."""
+    example = Path(__file__).parents[2] / "example_project"
+    script = (
+        "import django; django.setup()\n"
+        "from continuum.checks import check_determinism\n"
+        "from continuum.core.registry import registry\n"
+        "print(len(registry.workflows()), [str(message) for message in check_determinism()])"
+    )
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "PYTHONPATH": os.pathsep.join([str(example), str(example.parent), *filter(None, sys.path)]),
+    }
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=example)
+    assert re.fullmatch(r"[1-9]\d* \[\]\n", ran.stdout), ran.stdout + ran.stderr
+
+
+def test_the_workflows_of_the_tests_have_none_that_is_not_meant():
+    """Those that misbehave on purpose say so in a comment."""
+    from continuum.core.registry import registry
+
+    shared = [flow for flow in registry.workflows() if flow.fn.__module__.startswith("tests.app.")]
+    assert shared
+    assert [f"{finding.place} {finding}" for finding in scan(shared)] == []
