@@ -99,3 +99,11 @@ def test_partitions_to_come_have_that_index_as_well():
         [name, *_] = ensure_partitions(cursor, datetime.now(UTC) + timedelta(days=365))
         cursor.execute("SELECT indexdef FROM pg_indexes WHERE tablename = %s", [name])
         assert any("'version_adopted'" in definition for (definition,) in cursor.fetchall())
+
+
+def test_decisions_on_patches_that_the_code_at_hand_does_not_ask_for_make_no_groups(many):
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE continuum_events SET name = run_id::text WHERE type = 'patched'")
+    with snapshot("default") as cursor:
+        cursor.execute(load("audit_active"), PATCHED)
+        assert len(cursor.fetchall()) == 2  # suspended and stuck
