@@ -94,6 +94,7 @@ def _measured(server: Server, name: str, options: argparse.Namespace, missing: d
     entries = [
         (contender, configuration)
         for contender in options.contenders
+        if contender in getattr(workload, "ONLY", options.contenders)
         for configuration in (["default"] if contender == OURS else options.configurations)
     ]
     for contender, configuration in entries:

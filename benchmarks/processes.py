@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["ROOT", "Workers", "kill_tree"]
+__all__ = ["ROOT", "Retired", "Workers", "kill_tree"]
 
 ROOT = Path(__file__).resolve().parent.parent
 GRACE = 15.0
@@ -35,6 +37,13 @@ def kill_tree(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     process.wait()
 
 
+class Retired(NamedTuple):
+    """A worker that was asked to end, and when, by ``time.perf_counter()``."""
+
+    process: subprocess.Popen[bytes]
+    since: float
+
+
 class Workers:
     """A few worker processes with one log.
 
@@ -45,6 +54,7 @@ class Workers:
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._retired: list[subprocess.Popen[bytes]] = []
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the workers)
 
     def spawn(self, module: str, *arguments: str) -> None:
@@ -67,6 +77,18 @@ class Workers:
             if process.poll() is not None:
                 raise RuntimeError(f"a worker ended with status {process.returncode}:\n{self.tail()}")
 
+    @property
+    def first(self) -> int:
+        """The process id of the one that was started first."""
+        return self._processes[0].pid
+
+    def retire(self) -> Retired:
+        """Ask the one that was started first to end; from now on it is none of these."""
+        first = self._processes.pop(0)
+        self._retired.append(first)
+        first.terminate()
+        return Retired(first, time.perf_counter())
+
     def stop(self) -> None:
         """Ask them to end, and kill those that do not."""
         for process in self._processes:
@@ -78,10 +100,11 @@ class Workers:
 
     def kill(self) -> None:
         """``kill -9``."""
-        for process in self._processes:
+        for process in (*self._processes, *self._retired):
             if process.poll() is None:
                 kill_tree(process)
         self._processes.clear()
+        self._retired.clear()
 
     def tail(self, size: int = 2000) -> str:
         """Return the end of what they have said."""

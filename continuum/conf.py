@@ -158,6 +158,7 @@ OPTIONS: dict[str, Option] = {
     "TRUSTED_MODULES": Option((), _names),
     "REDACT": Option(None, _or_none(_callable)),
     "PARANOID": Option(False, _boolean),
+    "RUNTIME_GUARDS": Option(True, _boolean),
 }
 
 
@@ -184,6 +185,7 @@ class Settings:
     TRUSTED_MODULES: tuple[str, ...]
     REDACT: Callable[..., Any] | None
     PARANOID: bool
+    RUNTIME_GUARDS: bool
 
     def __getattr__(self, key: str) -> Any:
         # Only reached for what is not cached in the instance yet.

@@ -2,6 +2,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -33,6 +34,31 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def subprocess_environment(database_url: str) -> dict[str, str]:
     """Environment for a process that is to work in the database of this test, such as a worker."""
     return os.environ | {"DATABASE_URL": database_url, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+
+
+@pytest.fixture
+def start_patient_worker(subprocess_environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Start worker processes that neither poll nor let a lease run out, and wait until they serve.
+
+    ``start_patient_worker("--threads", "1", settings="tests.settings_patient")``. Whatever still runs at the end of the
+    test is killed.
+    """
+    from continuum.models import Worker
+    from tests.waiting_for import eventually
+    from tests.workers import ProcessWorker
+
+    started: list[ProcessWorker] = []
+
+    def start(*arguments: str, settings: str = "tests.settings_patient") -> ProcessWorker:
+        log = tmp_path / f"patient{len(started)}.log"
+        worker = ProcessWorker(subprocess_environment, "--settings", settings, *arguments, log=log)
+        started.append(worker)
+        eventually(lambda: Worker.objects.filter(pid=worker.process.pid, session_lock=True).exists(), 60)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.close()
 
 
 @pytest.fixture

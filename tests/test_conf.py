@@ -24,6 +24,7 @@ DEFAULTS = {
     "TRUSTED_MODULES": (),
     "REDACT": None,
     "PARANOID": False,
+    "RUNTIME_GUARDS": True,
 }
 
 

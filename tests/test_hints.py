@@ -191,16 +191,16 @@ def test_very_many_runs_of_one_owner_become_look_at_all(ears, monkeypatch):
 
 
 def test_hints_that_come_while_one_is_under_way_go_together_in_the_next(ears, monkeypatch):
-    statements, sending, go_on = [], threading.Event(), threading.Event()
-    real = hints.load
+    commands, sending, go_on = [], threading.Event(), threading.Event()
+    real = hints._execute
 
-    def slow_load(name):
-        statements.append(name)
+    def slow_execute(connection, command):
+        commands.append(command)
         sending.set()
         assert go_on.wait(10)
-        return real(name)
+        real(connection, command)
 
-    monkeypatch.setattr(hints, "load", slow_load)
+    monkeypatch.setattr(hints, "_execute", slow_execute)
     hints.send_ready("default")
     assert sending.wait(10)
     run_ids = [uuid.uuid4() for _ in range(20)]
@@ -208,8 +208,33 @@ def test_hints_that_come_while_one_is_under_way_go_together_in_the_next(ears, mo
         hints.send_run("default", run_id, 41)
     go_on.set()
     assert hints.flush(10)
-    assert len(statements) == 2
+    assert len(commands) == 2
     assert heard_by_now(ears) == [(READY, ""), (WORKER, ",".join(run_id.hex for run_id in run_ids))]
+
+
+def test_a_burst_is_told_in_longer_breaths_and_a_hint_on_its_own_at_once():
+    def pause_at(a_second, seconds=2.0, pace=None, began=0.0):
+        """The pause after so many hints a second, evenly spaced, each taken at once or after the pause."""
+        pace = pace or hints._Pace()
+        now = free = began
+        while now < began + seconds:
+            now += 1 / a_second
+            pace.added += 1
+            if now >= free:
+                pace.round(now)
+                free = now + pace.pause
+        return pace.pause
+
+    assert pause_at(300) == hints.LONGEST_PAUSE_SECONDS
+    assert pause_at(50) == hints.PAUSE_SECONDS
+    after_a_burst = hints._Pace()
+    pause_at(300, pace=after_a_burst)
+    assert pause_at(50, pace=after_a_burst, began=2.0) == hints.PAUSE_SECONDS
+
+
+def test_a_statement_that_is_refused_is_an_error(database_url):
+    with psycopg.connect(database_url, autocommit=True) as session, pytest.raises(psycopg.errors.SyntaxError):
+        hints._execute(session, b"BEGIN; NOTIFY; COMMIT")
 
 
 # What must not happen
@@ -287,8 +312,10 @@ def test_close_all_leaves_no_connection_and_the_next_hint_opens_another(ears):
 def test_hints_wait_for_no_disk_but_leave_the_sessions_settings_alone(database_url):
     with psycopg.connect(database_url, autocommit=True) as session:
         session.execute("SET synchronous_commit TO on")
-        row = session.execute(hints.load("client_hints"), {"channels": [MARK], "payloads": [""]}).fetchone()
-        assert row[0] == "off"
+        command = hints._command({MARK: None})
+        hints._execute(session, command.removesuffix(b"; COMMIT"))
+        assert session.execute("SHOW synchronous_commit").fetchone() == ("off",)
+        hints._execute(session, b"COMMIT")
         assert session.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
 

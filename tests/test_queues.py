@@ -332,7 +332,7 @@ class TestWhoseTask:
     def test_a_claim_whose_answer_was_lost_is_given_back(self):
         run = continuum.start(flows.posts, "h")
         with worker() as running:
-            session_worker = eventually(lambda: running.node.engine and running.node.engine.journal._worker_id)
+            session_worker = eventually(lambda: running.node.engine and running.node.engine.journal.worker_id)
             tasks = running.node.engine.attempts.on_slots.__self__
             with connection.cursor() as cursor:
                 continuum.result(run, timeout=15)

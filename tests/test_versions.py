@@ -122,13 +122,14 @@ class TestAdoption:
         assert history_of(run).count("version_adopted") == 1
 
     def test_the_code_is_told_the_version_that_it_is_from_the_first_replay_on(self):
-        run = begun()
         second = version(plain, 2)
-        continuum.signal(run, "unasked")
+        at_once, later = begun(), begun()
+        signalled(at_once)
+        continuum.signal(later, "unasked")
         work_with(second)
-        signalled(run)
+        signalled(later)
         work_with(second)
-        assert continuum.result(run, timeout=0) == ["o1", "now", 2]
+        assert [continuum.result(run, timeout=0) for run in (at_once, later)] == [["o1", "now", 2]] * 2
 
     def test_a_run_of_this_very_code_costs_no_event(self):
         run = signalled(begun())
@@ -698,6 +699,13 @@ class TestTwoVersionsAtOnce:
         assert claim("claim_parked", me, Loaded.of([OLD], pinned=True)) == []
         parked(version_hash=OLD.version_hash)
         assert len(claim("claim_parked", me, Loaded.of([OLD], pinned=True))) == 1
+
+    def test_what_is_not_repeatable_is_tried_once_more_by_each_worker_that_comes_later(self, fleet):
+        (old, have), (new, _) = fleet
+        assert old < new
+        parked(tried=f"{token(1, OLD.version_hash)}<{old}")
+        assert claim("claim_parked", old, have) == []
+        assert len(claim("claim_parked", new, have)) == 1
 
     def test_other_workflows_are_not_touched(self, fleet):
         (me, have), _ = fleet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -77,6 +78,27 @@ class TestMessages:
             eventually(lambda: types_of(run))
             continuum.signal(run, "item", "twice")
             assert continuum.result(run, timeout=10) == ["once", "twice"]
+
+
+class TestPutOff:
+    def test_mail_for_a_run_that_nobody_owns_need_not_wait_for_the_poll(self, settings, monkeypatch):
+        run = continuum.start(flows.listens)
+        run_until_idle()
+        settings.CONTINUUM = {"POLL_INTERVAL": 3600, "LEASE_TTL": 7200}
+        looked, real = threading.Event(), claims.claim_mail
+
+        async def slow_claim(*args):
+            # So dear that the next look has to wait a while.
+            await asyncio.sleep(0.05)
+            claimed = await real(*args)
+            looked.set()
+            return claimed
+
+        monkeypatch.setattr(claims, "claim_mail", slow_claim)
+        with worker():
+            assert looked.wait(20)
+            continuum.signal(run, "go", "heard")
+            assert continuum.result(run, timeout=30) == "heard"
 
 
 class TestCancel:

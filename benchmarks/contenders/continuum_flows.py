@@ -6,7 +6,7 @@ import os
 import time
 from datetime import UTC, datetime
 
-from continuum import activity, sleep_until, wait_signal, workflow
+from continuum import activity, sleep, sleep_until, wait_signal, workflow
 
 
 @activity
@@ -29,6 +29,14 @@ def in_one_second() -> float:
 @activity
 def seconds_since(due: float) -> float:
     return time.time() - due
+
+
+@activity
+def take_a_moment(number: int) -> int:
+    with open(f"{os.environ['BENCHMARK_GATE']}.made", "ab", buffering=0) as made:
+        made.write(b".")
+    time.sleep(0.02)
+    return number
 
 
 @workflow(name="five_steps")
@@ -61,3 +69,11 @@ async def nap(number: int) -> float:
     due = await in_one_second()
     await sleep_until(datetime.fromtimestamp(due, UTC))
     return await seconds_since(due)
+
+
+@workflow(name="paced")
+async def paced(steps: int) -> int:
+    for number in range(steps):
+        await take_a_moment(number)
+        await sleep(0.08)
+    return steps

@@ -15,6 +15,8 @@ WORKLOADS = {
     "w5": "w5_sequential",
     "w6": "w6_timers",
     "w7": "w7_starting",
+    "w7c": "w7c_concurrent_starts",
+    "roll": "roll_restart",
 }
 
 

@@ -355,11 +355,11 @@ class Execution:
         try:
             self.loop.drain()
         except BaseException as exc:
-            deadlock = isinstance(exc, WorkflowDeadlockError)
-            if deadlock and self.replaying:
+            fatal = isinstance(exc, WorkflowDeadlockError) or exc is self.loop.violation
+            if fatal and self.replaying:
                 raise  # history says that the code once got past here: nothing is to be recorded
             # SystemExit and the like pass through a task on their way: they end the run, never the worker.
-            if deadlock or (self.drift is None and (self._root is None or not self._root.done())):
+            if fatal or (self.drift is None and (self._root is None or not self._root.done())):
                 self._end(failure_of(exc))
                 return
         if self.drift is not None:

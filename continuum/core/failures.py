@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["describe_exception", "is_engine"]
 
 _ENGINE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_ENGINE_FOLDERS = tuple(os.path.join(_ENGINE, name) + os.sep for name in ("core", "worker"))
+_ENGINE_FOLDERS = tuple(os.path.join(_ENGINE, name) + os.sep for name in ("core", "determinism", "worker"))
 _ASYNCIO = os.path.dirname(os.path.abspath(__import__("asyncio").__file__)) + os.sep
 _MAX_TRACEBACK = 16 * 1024
 _MAX_MESSAGE = 4 * 1024

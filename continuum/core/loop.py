@@ -138,6 +138,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     """
 
     watch = Watch()  # the driver's, if it has one
+    violation: NonDeterminismError | None = None  # what the code did that no replay can repeat, caught or not
 
     def __init__(self, execution: Any) -> None:
         self.execution = execution
@@ -159,6 +160,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
         Raises:
             WorkflowDeadlockError: whoever watches has interrupted it.
+            NonDeterminismError: the code has done what cannot be replayed.
         """
         outer = _get_running_loop()
         hooks = sys.get_asyncgen_hooks()
@@ -172,6 +174,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             _set_running_loop(outer)
         if interrupted:
             raise self.watch.verdict()
+        if self.violation is not None:
+            raise self.violation
 
     def _run_ready(self) -> None:
         ready = self._ready

@@ -139,15 +139,21 @@ class ActivityExecutor:
         else:
             self._pool.give_up(attempt)
 
+    def begin_nothing_more(self) -> list[Attempt]:
+        """From now on begin no attempt, and return those that were still in line: they are not reported."""
+        self._closing = True
+        dropped = [attempt for attempt in (*self._pool.close(), *self._async_waiting) if not attempt.settled]
+        self._async_waiting.clear()
+        for attempt in dropped:
+            self._settle(attempt)
+        return dropped
+
     async def close(self, timeout: float) -> int:
         """Begin nothing more, let what runs end for up to ``timeout`` seconds, and return how many attempts did not.
 
-        What ends in time is reported as usual. What was still queued is dropped.
+        What ends in time is reported as usual. What was still in line is dropped.
         """
-        self._closing = True
-        for attempt in (*self._pool.close(), *self._async_waiting):
-            self._settle(attempt)
-        self._async_waiting.clear()
+        self.begin_nothing_more()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._quiet.wait()

@@ -37,10 +37,15 @@ class Attempts:
         self.waiting = 0
         # Told whenever attempts have ended, with the results of those that no run of this worker asked for.
         self.on_slots: Callable[[list[AttemptResult]], None] = lambda results: None
+        # Given what is asked for while nothing is begun any more.
+        self.on_draining: Callable[[LiveRun, Iterable[Command]], None] = lambda live, commands: None
 
     def start(self, live: LiveRun, commands: Iterable[Command]) -> None:
         """Start what a run asks for. All that led to it must be durable."""
-        if live.gone or live.leaving or self._engine.draining:
+        if live.gone or live.leaving:
+            return
+        if self._engine.draining:
+            self.on_draining(live, commands)
             return
         for command in commands:
             if command.answered:
@@ -48,7 +53,7 @@ class Attempts:
             if command.not_before_us is not None and command.not_before_us > self.clock.now_us() + 500:
                 self.try_later(live, command, command.not_before_us)
                 continue
-            attempt = self._attempt(live, command)
+            attempt = self.attempt(live, command)
             live.attempts[command.id] = attempt
             self._engine.set_active(live, True)
             if attempt.idempotency_key is None:
@@ -56,7 +61,8 @@ class Attempts:
             else:
                 self.key_waits.ask(live, command, attempt)
 
-    def _attempt(self, live: LiveRun, command: Command) -> Attempt:
+    def attempt(self, live: LiveRun, command: Command) -> Attempt:
+        """Return the next attempt of a command, to be made in this worker."""
         options = command.options
         attempt = Attempt(
             live.id,

@@ -26,7 +26,11 @@ class Budget:
 
     def allows(self) -> bool:
         """Tell whether it may be done now."""
-        return time.monotonic() >= self._not_before
+        return self.wait() == 0
+
+    def wait(self) -> float:
+        """Return in how many seconds it may be done."""
+        return max(0.0, self._not_before - time.monotonic())
 
     def reset(self) -> None:
         """Let it be done at once, whatever it has cost."""

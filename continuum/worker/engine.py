@@ -82,6 +82,7 @@ class Engine:
         self.finished = 0
         self._change = asyncio.Event()
         self.suspects = Suspects(loop, self._change.set)
+        self.new_execution: Callable[..., Execution] = Execution
         self.watch = Watch()
         self.mail = Mail(self, clock)
         self.queued = Queued(self)
@@ -129,7 +130,7 @@ class Engine:
             beats: the last heartbeats of its activities, by command, as JSON text.
         """
         definition, identity, adopts = adoption.code_for(claimed)
-        execution = Execution(definition, identity, claimed.input, max_bytes=self._max_value_bytes)
+        execution = self.new_execution(definition, identity, claimed.input, max_bytes=self._max_value_bytes)
         execution.loop.watch = self.watch
         live = LiveRun(claimed.identity.id, claimed.token, definition, execution, claimed.claimed_us)
         live.adopts = adopts

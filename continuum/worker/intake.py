@@ -37,7 +37,7 @@ MOST_CLAIMED = 200
 MOST_POLLED = 5_000
 # Events read at once: a bound on memory, and on how long the loop is kept from other work.
 MOST_LOADED = 5_000
-# The share of the time that may go into looking for runs with mail: beyond it hints have to wait, for the poll at most.
+# The share of the time that may go into looking for runs with mail: beyond it hints have to wait.
 # Likewise for looking for mail that lies in the inboxes of continued runs.
 MAIL_SHARE = 0.05
 # But not for longer than this: the look may have been slow because the machine was, for a moment.
@@ -90,6 +90,7 @@ class Intake:
         self._mail_wanted = True
         self._mail_due = False  # whatever it costs
         self._mail_budget = Budget(MAIL_SHARE, LONGEST_PAUSE)
+        self._mail_put_off = False
         self._backlog = False
         self._suspects_wanted = True
         self._parked_wanted = True
@@ -121,6 +122,10 @@ class Intake:
         """A run that nobody owns has mail."""
         self._mail_wanted = True
         self._claim_wanted.set()
+
+    def _on_mail_again(self) -> None:
+        self._mail_put_off = False
+        self.on_mail()
 
     def on_suspects(self) -> None:
         """The next run that is suspected of killing its workers may be tried."""
@@ -224,6 +229,10 @@ class Intake:
         mail = self._mail_wanted and (self._mail_due or self._mail_budget.allows())
         if mail:
             self._mail_wanted = self._mail_due = False
+        elif self._mail_wanted and not self._mail_put_off:
+            # A run that was just given back, say: it has waited long enough without waiting for the poll as well.
+            self._mail_put_off = True
+            asyncio.get_running_loop().call_later(self._mail_budget.wait(), self._on_mail_again)
         parked, self._parked_wanted = self._parked_wanted, False
         self._claiming = True
         try:

@@ -64,7 +64,7 @@ class Journal:
     ) -> None:
         self._connect = connect
         self._connection: psycopg.AsyncConnection[Any] | None = None
-        self._worker_id = worker_id
+        self.worker_id = worker_id
         self._on_durable = on_durable
         self._on_fenced = on_fenced
         self._on_refused = on_refused
@@ -261,7 +261,7 @@ class Journal:
                 update_tokens.append(entry.live.token)
                 updates.append(entry.update)
         return {
-            "worker": self._worker_id,
+            "worker": self.worker_id,
             "run_ids": plain_array([entry.live.hex for entry in batch]),
             "tokens": plain_array([entry.live.token for entry in batch]),
             "event_runs": plain_array(event_runs),

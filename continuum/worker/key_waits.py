@@ -61,7 +61,7 @@ class KeyWaits:
         if answer.state is KeyState.OURS:
             self.forget(live, command.id)
             queued = self._engine.queued
-            if queued.is_queued(command.options):
+            if queued.is_queued(command.options) or self._engine.draining:
                 live.attempts.pop(command.id, None)
                 queued.send(live, command, command.options.queue or DEFAULT_QUEUE)
                 self._engine.advance(live)

@@ -20,6 +20,7 @@ import psycopg
 
 from continuum import discovery
 from continuum.conf import settings as continuum_settings
+from continuum.determinism import guards
 from continuum.worker import probes
 from continuum.worker.connections import Backoff
 from continuum.worker.engine import Engine
@@ -76,7 +77,8 @@ class Node:
         self._handle_signals()
         try:
             async with probes.answering(self):
-                return await self._serve(self._stop)
+                with guards.guarding():
+                    return await self._serve(self._stop)
         except OSError as error:
             logger.critical("cannot answer probes: %s", error)
             return 1

@@ -10,6 +10,7 @@ from continuum.core.execution import Outcome
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event
 from continuum.core.loop import LAST_US
+from continuum.exceptions import NonDeterminismError
 from continuum.worker.live import LiveRun, RowUpdate
 
 __all__ = ["cancelled_without_code", "ended", "parked", "quarantined", "refused", "released", "summary"]
@@ -47,8 +48,9 @@ def refused(live: LiveRun, failure: Event, error: Exception) -> RowUpdate:
 
 def parked(live: LiveRun, why: Exception, until_us: int | None) -> RowUpdate:
     """The run waits for other code, or until its time limit is over."""
+    nondeterministic = isinstance(why, NonDeterminismError)
     error = {
-        "type": getattr(why, "kind", type(why).__name__),
+        "type": "NonDeterminismError" if nondeterministic else getattr(why, "kind", type(why).__name__),
         "message": str(why),
         "traceback": getattr(why, "stack", ""),
         "details": _where(live, why),

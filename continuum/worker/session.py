@@ -14,11 +14,12 @@ import psycopg
 
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
-from continuum.worker import adoption
+from continuum.worker import adoption, paranoia
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.clock import Clock
 from continuum.worker.connections import connect
 from continuum.worker.deadlocks import Watchdog
+from continuum.worker.draining import Drain
 from continuum.worker.engine import Engine
 from continuum.worker.heartbeats import Heartbeats
 from continuum.worker.intake import Intake
@@ -77,9 +78,11 @@ class Session:
             return await self._serve(stop, watchdog)
 
     async def _serve(self, stop: asyncio.Event, watchdog: Watchdog) -> int | None:
+        new_execution = await paranoia.maker()
         await self._register()
         self._assemble()
         self.engine.watch = watchdog.watch
+        self.engine.new_execution = new_execution
         coroutines = {
             "journal": self.journal.run(),
             "hints": self.hints.run(),
@@ -103,10 +106,10 @@ class Session:
                 self.node.on_started(listening)
             self._look_at_all()
             await self._until(stop)
-            if self.lost.is_set():
+            status = None if self.lost.is_set() else await self._drain()
+            if status is None:
                 await self._drop()
-                return None
-            return await self._drain()
+            return status
         finally:
             if self.node.session is self:
                 self.node.session, self.node.without_lease_since = None, time.monotonic()
@@ -240,21 +243,28 @@ class Session:
                 return
 
     async def _drop(self) -> None:
-        logger.error("lease lost: %s; its runs are dropped, coming back as a new worker", self.lost_because)
+        then = "" if self.node.stopping else ", coming back as a new worker"
+        logger.error("lease lost: %s; its runs are dropped%s", self.lost_because, then)
         self.engine.lose_all()
         self.journal.discard()
         await self.executor.close(0)
 
-    async def _drain(self) -> int:
-        """Give everything back: current activities may end first, new ones do not begin."""
-        self.engine.draining = self.tasks.draining = True
+    async def _drain(self) -> int | None:
+        """Give everything back: current activities may end first, new ones do not begin.
+
+        Returns:
+            int: the exit status; None when the lease was lost meanwhile.
+        """
+        Drain(self.engine, self.executor, self.tasks).begin()
+        ending, lost = asyncio.create_task(self._let_end()), asyncio.create_task(self.lost.wait())
         try:
-            # The executor needs a moment beyond its own deadline to end cancelled tasks and tidy connections.
-            async with asyncio.timeout(self.options.drain_timeout + 2):
-                await self.intake.use(self.lease.mark_draining)
-                left = await self.executor.close(self.options.drain_timeout)
-        except TimeoutError:
-            left = self.executor.busy
+            await asyncio.wait({ending, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                return None
+            left = ending.result()
+        finally:
+            ending.cancel()
+            lost.cancel()
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 # The results of activities that have just ended are still on their way.
@@ -275,6 +285,19 @@ class Session:
             logger.warning("%d activities did not end in time and will run again elsewhere", left)
         logger.info("stopped; %d runs finished here", self.engine.finished)
         return 0
+
+    async def _let_end(self) -> int:
+        """Let the activities that are under way end; returns how many did not in time."""
+        patience = self.options.drain_timeout
+        try:
+            # The executor needs a moment beyond its own deadline to end cancelled tasks and tidy connections.
+            async with asyncio.timeout(patience + 2):
+                left, *_ = await asyncio.gather(
+                    self.executor.close(patience), self.intake.use(self.lease.mark_draining), self.tasks.hand_back()
+                )
+        except TimeoutError:
+            left = self.executor.busy
+        return left
 
     def _look_at_all(self) -> None:
         self.intake.look_at_all()

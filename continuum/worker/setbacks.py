@@ -14,7 +14,7 @@ from continuum.core.execution import Outcome
 from continuum.core.failures import describe_exception
 from continuum.core.history import Event, EventType
 from continuum.core.outcomes import failure_of
-from continuum.exceptions import PoisonRunError, ReplayDriftError, WorkflowDeadlockError
+from continuum.exceptions import NonDeterminismError, PoisonRunError, ReplayDriftError, WorkflowDeadlockError
 from continuum.worker import rows
 from continuum.worker.adoption import NoCodeError, UnloadedWorkflow
 from continuum.worker.clock import Clock
@@ -36,7 +36,7 @@ _reported: set[tuple[str, str]] = set()
 
 def see_to(journal: Journal, clock: Clock, live: LiveRun, error: Exception) -> None:
     """Do what an error calls for that a run has met with in the engine; the caller is in its except clause."""
-    if isinstance(error, ReplayDriftError | NoCodeError):
+    if isinstance(error, ReplayDriftError | NonDeterminismError | NoCodeError):
         park(journal, clock, live, error)
     elif isinstance(error, PoisonRunError):
         described = {"type": "PoisonRunError", "message": str(error), "traceback": ""}
@@ -91,23 +91,28 @@ def park(journal: Journal, clock: Clock, live: LiveRun, why: Exception) -> None:
     """
     _report(live, why)
     now_us = clock.now_us()
-    told = any(event.type == EventType.CANCEL_REQUESTED for event in live.execution.events)
+    told = live.execution.cancel_reason is not None
+    told = told or any(event.type == EventType.CANCEL_REQUESTED for event in live.execution.events)
     until_us = None if told else live.deadline_us
     if live.asked_to_stop is not None:
         _cancel_without_code(journal, now_us, live, live.asked_to_stop.reason, why)
-    elif until_us is not None and until_us <= now_us:
+    elif until_us is not None and until_us <= now_us and live.replaying:
         _cancel_without_code(journal, now_us, live, TIME_IS_OVER, why)
     else:
         journal.drop(live)
         entry = journal.entry(live)
         entry.update = rows.parked(live, why, until_us)
         if not isinstance(live.definition, UnloadedWorkflow):
-            entry.send().tried = token(live.definition.version, live.definition.version_hash)
+            tried = token(live.definition.version, live.definition.version_hash)
+            # What code that is not repeatable comes to is not said by its hash: each worker that starts gives it a try.
+            entry.send().tried = f"{tried}<{journal.worker_id}" if isinstance(why, NonDeterminismError) else tried
 
 
 def _report(live: LiveRun, why: Exception) -> None:
     kind = live.definition.name, live.definition.version_hash
-    if not isinstance(why, ReplayDriftError):
+    if isinstance(why, NonDeterminismError):
+        logger.error("%s", why)
+    elif not isinstance(why, ReplayDriftError):
         logger.warning("run %s cannot go on here: %s", live.id, why)
     elif kind not in _reported:
         _reported.add(kind)

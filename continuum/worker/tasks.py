@@ -331,6 +331,22 @@ class Tasks:
 
     # -- the end ------------------------------------------------------------------------------------------------
 
+    async def hand_back(self) -> None:
+        """Give back the tasks that were claimed and have not begun, for others to take at once."""
+
+        async def give_back(connection: psycopg.AsyncConnection[Any]) -> list[Task]:
+            # A claim that was under way has ended by now. What the executor has begun, or reported, is not among these.
+            waiting = [task for task in self.running.values() if task.made.settled or not task.made.submitted]
+            if waiting:
+                await task_claims.give_back(connection, self._worker_id, [task.token for task in waiting])
+            return waiting
+
+        given_back = await self.link.use(give_back)
+        for task in given_back:
+            self._forget(task)
+        if given_back:
+            self._on_sent(Sent(queues={task.queue for task in given_back}))
+
     @property
     def busy(self) -> bool:
         """Whether anything is being done, or reported."""

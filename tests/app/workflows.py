@@ -26,10 +26,26 @@ from continuum import (
     wait_signal,
     workflow,
 )
-from tests.app import attempt_workflows, deadlock_workflows, family_workflows, poison_workflows, queue_workflows
+from tests.app import (
+    attempt_workflows,
+    deadlock_workflows,
+    drain_workflows,
+    family_workflows,
+    poison_workflows,
+    queue_workflows,
+    unrepeatable_workflows,
+)
 
 # So that worker processes know them too.
-__all__ = ["attempt_workflows", "deadlock_workflows", "family_workflows", "poison_workflows", "queue_workflows"]
+__all__ = [
+    "attempt_workflows",
+    "deadlock_workflows",
+    "drain_workflows",
+    "family_workflows",
+    "poison_workflows",
+    "queue_workflows",
+    "unrepeatable_workflows",
+]
 
 
 @dataclass

@@ -24,9 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--runs", type=int, default=None, help="How many to start. Default: 15 a second.")
     parser.add_argument(
-        "--broken", choices=["notice", "journal", "transactions"], help="Part of the fence the workers lack."
+        "--broken", choices=["notice", "journal", "transactions", "limits"], help="What the workers lack."
     )
-    parser.add_argument("--deadline", type=float, default=90.0, help="Seconds until all must have ended after that.")
+    parser.add_argument("--deadline", type=float, default=90.0, help="Seconds within which runs must end after that.")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(100_000) if options.seed is None else options.seed
     if options.seeds == 1:

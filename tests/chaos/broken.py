@@ -1,28 +1,33 @@
-"""Workers whose fence is broken on purpose: chaos must notice."""
+"""Workers that lack a part of their fence, or the limits of their queues, on purpose: chaos must notice."""
 
 from __future__ import annotations
 
 import asyncio
 
-from continuum.worker import journal, transactional
+from continuum.worker import journal, shared_queues, tasks, transactional
+from continuum.worker.queues import Queues, RateLog
 from continuum.worker.session import Session
 from continuum.worker.sql import load
 
-__all__ = ["PARTS", "break_fence"]
+__all__ = ["PARTS", "break_on_purpose"]
 
-PARTS = ("notice", "journal", "transactions")
+PARTS = ("notice", "journal", "transactions", "limits")
 LATE = 0.7
 
 
-def break_fence(part: str) -> None:
-    """Take a part of the fence away, in this process.
+def break_on_purpose(part: str) -> None:
+    """Take a part of the fence, or the limits, away, in this process.
 
     A worker that notices at once that it has lost its lease rarely needs its fence, so with each part it notices late.
 
     Args:
         part: ``journal``: it writes whoever owns the run; ``transactions``: so do attempts, whatever is on record;
-            ``notice``: nothing more than that, which the rest of the fence must make up for.
+            ``notice``: nothing more than that, which the rest of the fence must make up for; ``limits``: nobody
+            counts what queues allow, and the fence is whole.
     """
+    if part == "limits":
+        _break_limits()
+        return
     _notice_late()
     if part == "journal":
         _break_journal()
@@ -62,6 +67,16 @@ def _break_transactions() -> None:
     )
     texts = {"transactional_record": record, "transactional_record_task": of_task}
     transactional.load = lambda name: texts.get(name) or load(name)
+
+
+def _break_limits() -> None:
+    known = shared_queues.load
+    none_run = known("queue_running").replace("SELECT count(*)", "SELECT 0 * count(*)")
+    assert none_run != known("queue_running")
+    shared_queues.load = lambda name: none_run if name == "queue_running" else known(name)
+    assert tasks.Queues is Queues
+    Queues.room = lambda self, queue, free: free
+    RateLog.allowed = lambda self, now_us: 1_000
 
 
 def _without(sql: str, guard: str, instead: str) -> str:

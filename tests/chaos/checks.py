@@ -7,9 +7,10 @@ from typing import Any
 
 from django.db import connection
 
+from tests.chaos import limits
 from tests.chaos.load import Story, tip_of
 
-__all__ = ["describe_stuck", "is_over", "violations"]
+__all__ = ["describe_stuck", "rows", "unfinished", "violations"]
 
 ENDED = "('completed', 'failed', 'cancelled')"
 ENDS = "('run_completed', 'run_failed', 'run_cancelled', 'run_continued')"
@@ -44,11 +45,11 @@ QUESTIONS = {
     ),
     "effects recorded twice": (
         "SELECT data->>'result', count(*) FROM continuum_events WHERE type = 'activity_completed' "
-        "AND name ~ '\\.(does|flaky|once|once_in_time|beats|passes)$' GROUP BY 1 HAVING count(*) > 1"
+        "AND name ~ '\\.(does|flaky|once|once_in_time|beats|passes|takes_place)$' GROUP BY 1 HAVING count(*) > 1"
     ),
     "effects recorded that are not there": (
         "SELECT e.run_id, e.data->>'result' FROM continuum_events e WHERE e.type = 'activity_completed' "
-        "AND e.name ~ '\\.(does|flaky|once|once_in_time|beats|passes|draws_once)$' "
+        "AND e.name ~ '\\.(does|flaky|once|once_in_time|beats|passes|takes_place|draws_once)$' "
         "AND NOT EXISTS (SELECT FROM testapp_effect f WHERE f.key = e.data->>'result')"
     ),
     "transactional effects that took place twice": (
@@ -121,15 +122,15 @@ def rows(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         return cursor.fetchall()
 
 
-def is_over() -> bool:
-    """Whether all runs have ended."""
-    return not rows(f"SELECT 1 FROM continuum_runs WHERE state NOT IN {ENDED} LIMIT 1")
+def unfinished() -> int:
+    """How many runs have not ended."""
+    return rows(f"SELECT count(*) FROM continuum_runs WHERE state NOT IN {ENDED}")[0][0]
 
 
 def violations(stories: Iterable[Story]) -> list[str]:
     """Return, as sentences, all that should not be."""
     found = []
-    for what, sql in QUESTIONS.items():
+    for what, sql in {**QUESTIONS, **limits.QUESTIONS}.items():
         answer = rows(sql)
         if answer:
             shown = "; ".join(str(tuple(map(str, row))) for row in answer[:3])
@@ -192,6 +193,8 @@ def _expected(story: Story) -> Any:
             return [f"once:{key}:begun", f"{key}:passed", f"once:{key}:after"]
         case "catches":
             return f"once:{key}:caught"
+        case "queues_up":
+            return 52
     return None
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,16 +44,20 @@ class Cluster:
 
     Args:
         logs: directory for what they say.
-        broken: the part of the fence that the workers lack; see ``broken.py``.
+        broken: what the workers lack; see ``broken.py``.
+        about_to_kill: called with the pid of a worker right before it is killed.
     """
 
-    def __init__(self, logs: Path, broken: str | None = None) -> None:
+    def __init__(
+        self, logs: Path, broken: str | None = None, about_to_kill: Callable[[int], None] = lambda pid: None
+    ) -> None:
         self.logs = logs
         self.members: list[Member] = []
         self.all: dict[int, Member] = {}
         self.did: Counter[str] = Counter()
         self.violations: list[str] = []
         self._broken = broken
+        self._about_to_kill = about_to_kill
         self._nursery = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.nursery"],
             cwd=ROOT,
@@ -100,6 +105,7 @@ class Cluster:
     def kill(self, member: Member) -> None:
         self.did["kill -9"] += 1
         member.told = "killed"
+        self._about_to_kill(member.pid)
         member.send(signal.SIGKILL)
         self.members.remove(member)
 

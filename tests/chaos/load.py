@@ -40,6 +40,7 @@ SHARES = {
     "shares": 3,
     "meets_gate": 2,
     "catches": 1,
+    "queues_up": 1,
 }
 PATIENCE = 60.0
 

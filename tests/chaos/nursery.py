@@ -62,9 +62,9 @@ def _work(broken: str | None) -> None:
     from django.core.management import call_command
 
     if broken:
-        from tests.chaos.broken import break_fence
+        from tests.chaos.broken import break_on_purpose
 
-        break_fence(broken)
+        break_on_purpose(broken)
     call_command("continuum_worker", verbosity=1, skip_checks=True)
 
 

@@ -7,6 +7,10 @@ CONTINUUM = {
     "POLL_INTERVAL": 0.5,
     "DRAIN_TIMEOUT": 1,
     "ACTIVITY_THREADS": 6,
-    "QUEUES": {"few": {"cluster_concurrency": 3}, "slowly": {"rate": (40, 1.0), "concurrency": 2}},
+    "QUEUES": {
+        "few": {"cluster_concurrency": 3},
+        "slowly": {"rate": (40, 1.0), "concurrency": 2},
+        "paced": {"rate": (30, 0.5)},
+    },
     "WORKFLOW_MODULES": ["tests.chaos.workflows"],
 }

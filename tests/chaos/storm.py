@@ -13,7 +13,7 @@ import psycopg
 from continuum.testing.postgres import EmbeddedPostgres
 from tests.chaos.cluster import Cluster
 
-__all__ = ["Action", "Storm", "actions", "stops"]
+__all__ = ["Action", "Storm", "actions", "rests", "stops"]
 
 # How often each happens, in shares.
 WEIGHTS = {
@@ -69,6 +69,12 @@ def stops(seed: int) -> Iterator[Action]:
     chance = random.Random(seed)
     while True:
         yield Action("stop past the lease", chance.random(), chance.uniform(2.5, 3.2), chance.uniform(0.3, 0.9))
+
+
+def rests() -> Iterator[Action]:
+    """Yield nothing that goes wrong."""
+    while True:
+        yield Action("rest", 0.0, 0.0, 0.5)
 
 
 class Storm:

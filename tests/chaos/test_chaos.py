@@ -9,7 +9,11 @@ import sys
 
 import pytest
 
+from continuum.models import Run
 from tests.chaos.storm import actions
+from tests.chaos.takeover import TakeOver
+from tests.factories import RunFactory, WorkerFactory
+from tests.waiting_for import eventually
 from tests.workers import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -53,9 +57,38 @@ def test_a_broken_fence_does_not_go_unnoticed(part):
     assert "Traceback" not in done.stdout
 
 
+def test_limits_of_queues_that_nobody_counts_do_not_go_unnoticed():
+    limits = ("a place in a queue of the cluster", "a worker's place in a queue", "of a queue began")
+    said = ""
+    for seed in (11, 12, 13):  # on a machine with other work, few may come so far as to exceed a limit
+        said += chaos("--seed", str(seed), "--minutes", "0.07", "--runs", "120", "--broken", "limits").stdout
+        if all(limit in said for limit in limits):
+            break
+    assert [limit for limit in limits if limit not in said] == []
+
+
 def test_a_fence_keeps_those_from_harm_who_notice_late_that_they_have_lost_their_lease():
     done = chaos("--seed", str(SEED), *STOPS, "notice")
     assert done.returncode == 0, f"CHAOS_SEED={SEED} repeats the stops:\n{done.stdout}"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_runs_that_stay_bound_to_a_killed_worker_do_not_go_unnoticed(database_url):
+    worker = WorkerFactory(pid=-1)
+    run = RunFactory(owner_id=worker.id, state="running")
+    watch = TakeOver(database_url, longest=0.1)
+    watch.about_to_kill(-1)
+    eventually(lambda: watch.violations)
+    Run.objects.filter(id=run.id).update(owner_id=None)
+    eventually(lambda: "freed after" in str(watch))
+    watch.close()
+    patient = TakeOver(database_url, longest=60)
+    Run.objects.filter(id=run.id).update(owner_id=worker.id)
+    patient.about_to_kill(-1)
+    Run.objects.filter(id=run.id).update(owner_id=None)
+    eventually(lambda: "freed after" in str(patient))
+    patient.close()
+    assert patient.violations == []
 
 
 def test_a_seed_decides_what_goes_wrong():

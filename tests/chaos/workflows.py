@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from contextlib import suppress
@@ -101,6 +102,19 @@ def passes(key: str) -> str:
     if not Effect.objects.filter(key=f"gate:{key}").exists():
         raise NonRetryableError("the gate is shut")
     return mark(key)
+
+
+@activity(retry=STUBBORN)
+def takes_place(queue: str, key: str, seconds: float) -> str:
+    """Leaves behind from when to when it had a place in its queue, and in which process."""
+    began = time.time()
+    time.sleep(seconds)
+    return mark(f"place:{queue}:{os.getpid()}:{key}:{began!r}:{time.time()!r}")
+
+
+@activity(retry=STUBBORN, queue="paced")
+def keeps_pace() -> None:
+    """When it began stands in the history."""
 
 
 class RefusedError(NonRetryableError):
@@ -272,6 +286,15 @@ async def catches(key: str) -> str:
     return await once.options(queue="few")(f"once:{key}:caught", 0.01)
 
 
+@workflow
+async def queues_up(key: str) -> int:
+    """More at once than the limits of the queues allow."""
+    places = [
+        takes_place.options(queue=queue)(queue, f"{key}-{n}", 0.1) for queue in ("few", "slowly") for n in range(6)
+    ]
+    return len(await asyncio.gather(*places, *(keeps_pace() for _ in range(40))))
+
+
 KINDS = {
     flow.fn.__name__: flow
     for flow in (
@@ -288,5 +311,6 @@ KINDS = {
         shares,
         meets_gate,
         catches,
+        queues_up,
     )
 }

@@ -2,6 +2,7 @@
 --
 -- "kinds" skips through continuum_runs_stuck_idx from one combination of workflow, version and versions tried to the next: what
 -- is read follows the number of these, not of the runs, however many are parked for want of code that nobody has.
+-- A version stands there as "number:hash"; with "<id" behind it, workers that have come later may try it once more.
 -- The code that a run would get is that of its own version number, or of the highest where that is not loaded.
 WITH RECURSIVE lease AS MATERIALIZED (
     SELECT w.id FROM continuum_workers w WHERE w.id = %(worker)s AND w.state = 'alive' FOR KEY SHARE
@@ -32,7 +33,11 @@ WITH RECURSIVE lease AS MATERIALIZED (
         l.version = k.version
         OR l.is_highest AND NOT EXISTS (SELECT 1 FROM loaded o WHERE o.workflow = k.workflow AND o.version = k.version)
     )
-    WHERE l.token <> ALL(string_to_array(k.tried_versions, ' ')) AND (NOT %(pinned)s OR l.version_hash = k.version_hash)
+    WHERE (NOT %(pinned)s OR l.version_hash = k.version_hash) AND NOT EXISTS (
+        SELECT 1 FROM unnest(string_to_array(k.tried_versions, ' ')) AS t (tried)
+        WHERE split_part(t.tried, '<', 1) = l.token
+          AND coalesce(nullif(split_part(t.tried, '<', 2), '')::bigint >= %(worker)s, true)
+    )
 ), parked AS MATERIALIZED (
     SELECT p.id, p.claimed_at
     FROM untried u

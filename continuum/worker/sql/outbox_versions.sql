@@ -11,5 +11,11 @@ SET version = coalesce(v.version, r.version),
 FROM unnest(%(run_ids)s::uuid[], %(versions)s::integer[], %(hashes)s::text[], %(tried)s::text[])
     AS v (run_id, version, version_hash, tried)
 JOIN continuum_runs o ON o.id = v.run_id
-CROSS JOIN LATERAL (SELECT array_remove(string_to_array(o.tried_versions, ' '), v.tried) AS others) t
+CROSS JOIN LATERAL (
+    SELECT array(
+        SELECT u.tried FROM unnest(string_to_array(o.tried_versions, ' ')) WITH ORDINALITY AS u (tried, place)
+        WHERE split_part(u.tried, '<', 1) <> split_part(v.tried, '<', 1)
+        ORDER BY u.place
+    ) AS others
+) t
 WHERE r.id = v.run_id
