@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from continuum import activity, patched, run_info, sleep, wait_signal, workflow
 from continuum.core.registry import registry
@@ -75,8 +78,6 @@ def record(definition, *arguments, state="suspended", **fields):
 
 
 def _row(run_id, event):
-    import json
-
     return HistoryEvent(
         run_id=run_id,
         seq=event.seq,
@@ -229,8 +230,11 @@ def test_histories_are_read_in_batches_that_are_neither_many_runs_nor_many_event
     for number in range(7):
         record(definition, number)
     steps = []
-    report = prove_live_histories("default", progress=lambda done, total: steps.append((done, total)))
+    with CaptureQueriesContext(connection) as queries:
+        report = prove_live_histories("default", progress=lambda done, total: steps.append((done, total)))
     assert told(report) == (7, 7, 0, {})
+    reads = [query["sql"] for query in queries if "FROM continuum_events e\nWHERE e.run_id = ANY" in query["sql"]]
+    assert len(reads) == 5  # of two and one, two and one, and one
     assert steps == [(3, 7), (6, 7), (7, 7)]
 
 

@@ -236,11 +236,12 @@ def _told(page: _Page, report: str, alike: list[Any]) -> Iterator[str]:
         paragraphs = paragraphs[1:3]
     for paragraph in paragraphs:
         lines = paragraph.splitlines()
-        if paragraph.startswith("  ") and max(map(len, lines)) + 4 > page.width:
+        table = paragraph.startswith("    event ")
+        if table and max(map(len, lines)) + 4 > page.width:
             continue
         for line in lines:
             named = 13 if _NAMED.match(line) else 0
-            yield from [f"    {_printable(line)}"] if line.startswith("  ") else page.wrapped(line, 4, named)
+            yield from [f"    {_printable(line)}"] if table else page.wrapped(line, 4, named)
     if len(alike) > 1:
         yield from page.wrapped(f"and {len(alike) - 1:,} more like it, such as {alike[-1].run_id}", 4)
 
