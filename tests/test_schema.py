@@ -135,6 +135,8 @@ class TestTables:
         "continuum_runs_completed_idx": "continuum_runs USING btree (namespace, completed_at, id)"
         " WHERE ((completed_at IS NOT NULL) OR"
         " (state = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text])))",
+        "continuum_events_versions_idx": "continuum_events USING btree (run_id)"
+        " WHERE (type = ANY (ARRAY['patched'::text, 'version_adopted'::text]))",
         "continuum_inbox_delivery_idx": "UNIQUE continuum_inbox USING btree (run_id, delivery_id)"
         " WHERE (delivery_id IS NOT NULL)",
         "continuum_inbox_unread_idx": "continuum_inbox USING btree (run_id) WHERE (consumed_at IS NULL)",
@@ -153,10 +155,11 @@ class TestTables:
         found = {}
         for name, definition in rows(
             "SELECT indexname, indexdef FROM pg_indexes "
-            "WHERE tablename LIKE 'continuum%' AND indexname NOT LIKE '%_pkey'"
+            "WHERE tablename LIKE 'continuum%' AND indexname NOT LIKE '%_pkey' "
+            "AND indexname::regclass NOT IN (SELECT inhrelid FROM pg_inherits)"  # partitions have what their table has
         ):
             unique, rest = definition.split(" INDEX ")
-            text = rest.removeprefix(f"{name} ON public.")
+            text = rest.removeprefix(f"{name} ON ").removeprefix("ONLY ").removeprefix("public.")
             found[name] = f"UNIQUE {text}" if unique.endswith("UNIQUE") else text
         assert found == self.INDEXES
 

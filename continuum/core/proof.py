@@ -73,4 +73,4 @@ class _Proof(Execution):
 
     @property
     def closing(self) -> bool:
-        return self.loop.closing or self._unmet <= self._marks
+        return self.loop.closing or not super().replaying

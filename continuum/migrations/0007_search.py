@@ -8,7 +8,7 @@ ENDED = ("completed", "failed", "cancelled")
 
 
 class Migration(migrations.Migration):
-    dependencies = [("continuum", "0005_versions")]
+    dependencies = [("continuum", "0006_audit")]
 
     operations = [
         migrations.AlterField(

@@ -219,6 +219,14 @@ class HistoryEvent(models.Model):
 
     class Meta:
         db_table = "continuum_events"
+        indexes = (
+            # The rare events that say which code a run has been run by: what an audit reads of a history.
+            Index(
+                fields=["run_id"],
+                name="continuum_events_versions_idx",
+                condition=models.Q(type__in=["patched", "version_adopted"]),
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.seq} {self.type}"

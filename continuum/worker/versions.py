@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import psycopg
 
 from continuum.core.definitions import WorkflowDefinition
+from continuum.core.patches import patch_sites
+from continuum.sourcefiles import shown
 from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.sql import load
 
@@ -30,6 +34,7 @@ async def register_versions(connection: psycopg.AsyncConnection[Any], workflows:
         "versions": plain_array([w.version for w in workflows]),
         "hashes": text_array([w.version_hash for w in workflows]),
         "locations": text_array([_location(w) for w in workflows]),
+        "sites": text_array([_sites(w) for w in workflows]),
     }
     await connection.execute(load("versions_register"), parameters, prepare=False)
 
@@ -40,3 +45,10 @@ def _location(definition: WorkflowDefinition) -> str:
         return f"{file}:{inspect.getsourcelines(definition.fn)[1]}"
     except (OSError, TypeError):
         return "?"
+
+
+@cache
+def _sites(definition: WorkflowDefinition) -> str:
+    """Return where the code asks ``patched()``, as JSON: by it an audit tells which runs may have gone past a site."""
+    sites = patch_sites(definition.fn)
+    return json.dumps([{"name": site.name, "file": shown(site.file), "line": site.line} for site in sites])
