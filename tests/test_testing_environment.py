@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from unittest.mock import AsyncMock
 from uuid import uuid4 as random_uuid
 
@@ -20,6 +21,7 @@ from continuum import (
     ChildError,
     DurableValueError,
     ModelRef,
+    NonDeterminismError,
     NonRetryableError,
     Retry,
     RetryAfterError,
@@ -866,3 +868,35 @@ def test_the_environment_has_the_names_of_the_package(continuum_env):
         ours = inspect.signature(getattr(continuum_env, name)).parameters
         assert set(ours) - {"options"} <= set(real), name
         assert "options" in ours or set(real) - set(ours) == {"using"}, name
+
+
+_drawn = iter(range(1_000_000))
+
+
+@workflow
+async def peeks() -> int:
+    return len(Path(__file__).read_text())  # continuum: allow[D301] a test of the guard that stops it
+
+
+@workflow
+async def counts_up() -> None:
+    await sleep(next(_drawn) + 1)  # continuum: allow[D502] a test of paranoid mode, which finds it
+
+
+class TestWhatAWorkerWouldRefuse:
+    def test_files_and_the_like_are_stopped(self, continuum_env):
+        with pytest.raises(RunFailedError, match="NonDeterminismError") as failed:
+            continuum_env.result(continuum_env.start(peeks))
+        assert Path(__file__).name in str(failed.value)
+
+    def test_the_test_itself_may_do_anything(self, continuum_env):
+        assert Path(__file__).exists()
+
+    def test_under_paranoia_what_cannot_be_repeated_is_found(self, continuum_env, monkeypatch):
+        monkeypatch.setenv("CONTINUUM_PARANOID", "1")
+        with pytest.raises(NonDeterminismError, match="cannot be repeated"):
+            continuum_env.result(continuum_env.start(counts_up))
+
+    def test_under_paranoia_what_can_be_is_left_alone(self, continuum_env, monkeypatch):
+        monkeypatch.setenv("CONTINUUM_PARANOID", "1")
+        assert continuum_env.result(continuum_env.start(everything, 1))

@@ -25,10 +25,13 @@ def continuum_env() -> Iterator[Environment]:
     from continuum.testing import ready
 
     ready()
+    from continuum.determinism import guards
     from continuum.testing.environment import Environment
 
     environment = Environment()
-    yield environment
+    # What a worker would stop is stopped here as well.
+    with guards.guarding():
+        yield environment
     environment.close()
 
 

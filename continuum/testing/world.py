@@ -19,6 +19,7 @@ from continuum.core.execution import Outcome
 from continuum.core.history import Event, EventType
 from continuum.core.identity import RunIdentity
 from continuum.core.resuming import forked
+from continuum.determinism import paranoid
 from continuum.ids import derived
 from continuum.testing.memory_attempts import Attempts
 from continuum.testing.memory_runs import Letter, MemoryRun
@@ -169,6 +170,10 @@ class World:
 
     # -- the life of a run --------------------------------------------------------------------------------------
 
+    def _execution_of(self, run: MemoryRun) -> Recorder:
+        made = paranoid.execution_class(Recorder)
+        return made(run.definition, run.identity, run.input_json, max_bytes=self._max_bytes)  # type: ignore[return-value]
+
     def _begin(self, run: MemoryRun) -> None:
         if run.outcome is not None or run.execution is not None:
             return
@@ -178,7 +183,7 @@ class World:
             self._attempts.stand_in(run, mock, lambda result, error: self._stood_in(run, result, error))
             return
         run.claimed_us = self.clock_us
-        execution = run.execution = Recorder(run.definition, run.identity, run.input_json, max_bytes=self._max_bytes)
+        execution = run.execution = self._execution_of(run)
         cancelled = None
         request = next((letter for letter in run.mail if letter.kind == "cancel"), None)
         if request is not None:
@@ -194,7 +199,7 @@ class World:
 
     def _reopen(self, run: MemoryRun) -> None:
         self._give_up(run)
-        execution = run.execution = Recorder(run.definition, run.identity, run.input_json, max_bytes=self._max_bytes)
+        execution = run.execution = self._execution_of(run)
         assert run.claimed_us is not None
         run.timer_us = None
         execution.begin(run.claimed_us, run.records)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from continuum.core.definitions import WorkflowDefinition
+from continuum.determinism import paranoid
 from continuum.worker.arrays import plain_array, text_array
 
 __all__ = ["Loaded", "token"]
@@ -17,8 +18,11 @@ PATIENCE = 5.0
 
 
 def token(version: int, version_hash: str) -> str:
-    """Name a version among those that a parked run has been tried with."""
-    return f"{version}:{version_hash}"
+    """Name a version among those that a parked run has been tried with.
+
+    What paranoid mode refuses, a worker without it may try.
+    """
+    return f"{version}:{version_hash}" + (":paranoid" if paranoid.enabled() else "")
 
 
 @dataclass(frozen=True, slots=True)
