@@ -12,9 +12,9 @@ from django.db import DatabaseError, connection, transaction
 
 from continuum import patched, sleep, workflow
 from continuum.audit import audit
+from continuum.audit.snapshot import snapshot
 from continuum.core.registry import registry
 from continuum.models import ActivityTask, Run, WorkflowVersion
-from continuum.snapshot import snapshot
 from tests.factories import HistoryEventFactory, RunFactory, WorkerFactory
 
 pytestmark = pytest.mark.django_db

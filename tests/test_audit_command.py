@@ -18,11 +18,11 @@ from django.db import connections
 
 from continuum import activity, patched, sleep, workflow
 from continuum.audit import audit
+from continuum.audit.proofs import prove_live_histories
 from continuum.core.registry import registry
 from continuum.management import audit_text
 from continuum.management.commands import continuum_audit as module
 from continuum.models import ActivityTask, WorkflowVersion
-from continuum.proofs import prove_live_histories
 from tests.factories import HistoryEventFactory, RunFactory, WorkerFactory
 
 ROOT = Path(__file__).parent.parent

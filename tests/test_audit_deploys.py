@@ -9,9 +9,9 @@ import pytest
 import continuum
 from continuum import activity, patched, wait_signal, workflow
 from continuum.audit import audit
+from continuum.audit.proofs import prove_live_histories
 from continuum.core.registry import registry
 from continuum.models import Run, WorkflowVersion
-from continuum.proofs import prove_live_histories
 from tests.workers import run_until_idle, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import connection
 
-from continuum.snapshot import snapshot
+from continuum.audit.snapshot import snapshot
 from continuum.worker.partitions import ensure_partitions
 from continuum.worker.sql import load
 

@@ -10,10 +10,10 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from continuum import activity, patched, run_info, sleep, wait_signal, workflow
+from continuum.audit.proofs import prove_live_histories
 from continuum.core.registry import registry
 from continuum.ids import uuid7
 from continuum.models import HistoryEvent, Run
-from continuum.proofs import prove_live_histories
 from tests.core.driver import EPOCH_US, Driver
 from tests.factories import RunFactory
 
@@ -224,8 +224,8 @@ def test_drifts_are_described_up_to_the_limit_and_counted_beyond_it():
 
 
 def test_histories_are_read_in_batches_that_are_neither_many_runs_nor_many_events(monkeypatch):
-    monkeypatch.setattr("continuum.proofs._BATCH", 3)
-    monkeypatch.setattr("continuum.proofs._MOST_EVENTS", 2)
+    monkeypatch.setattr("continuum.audit.proofs._BATCH", 3)
+    monkeypatch.setattr("continuum.audit.proofs._MOST_EVENTS", 2)
     definition = declare(old)
     for number in range(7):
         record(definition, number)
@@ -239,7 +239,7 @@ def test_histories_are_read_in_batches_that_are_neither_many_runs_nor_many_event
 
 
 def test_a_run_that_ends_meanwhile_is_skipped(monkeypatch):
-    monkeypatch.setattr("continuum.proofs._BATCH", 1)
+    monkeypatch.setattr("continuum.audit.proofs._BATCH", 1)
     definition = declare(old)
     record(definition)
     last = record(definition)

@@ -16,10 +16,10 @@ from django.test.utils import CaptureQueriesContext
 import continuum
 from continuum import InvalidQueryError
 from continuum.models import Run
-from continuum.search import _query
-from continuum.search_groups import expression
-from continuum.search_habits import Habits
-from continuum.search_statements import Text, counted, gathered, in_order
+from continuum.search.groups import expression
+from continuum.search.habits import Habits
+from continuum.search.queries import _query
+from continuum.search.statements import Text, counted, gathered, in_order
 from tests.factories import RunFactory
 
 pytestmark = pytest.mark.django_db
@@ -127,7 +127,7 @@ class TestWays:
     """Some limits decide which way a search goes; the property tests go them all, and these what is rare there."""
 
     def test_a_first_look_takes_the_order_of_all_runs_not_that_of_those_that_run(self, monkeypatch):
-        monkeypatch.setattr("continuum.search._FIRST_LOOK", 3)
+        monkeypatch.setattr("continuum.search.queries._FIRST_LOOK", 3)
         kinds = [("completed", 1), ("completed", 2), ("completed", 2), ("completed", 1), ("running", 1), ("running", 1)]
         runs = [
             RunFactory(started_at=NOW - timedelta(seconds=age), state=state, version=version)
@@ -137,7 +137,7 @@ class TestWays:
         assert page.entries == [runs[0], runs[3]]
 
     def test_live_runs_of_a_workflow_come_among_the_ended(self, monkeypatch):
-        monkeypatch.setattr("continuum.search._FIRST_LOOK", 1)
+        monkeypatch.setattr("continuum.search.queries._FIRST_LOOK", 1)
         states = {3: "suspended", 2: "completed", 1: "pending"}
         runs = [RunFactory(started_at=NOW + timedelta(seconds=n), state=state) for n, state in states.items()]
         RunFactory(workflow="another", started_at=NOW + timedelta(seconds=4))
@@ -159,7 +159,7 @@ class TestHabits:
             clock.now += clock.took
             return clock.now
 
-        monkeypatch.setattr("continuum.search.HABITS", Habits(1.0, most=2, clock=tell))
+        monkeypatch.setattr("continuum.search.queries.HABITS", Habits(1.0, most=2, clock=tell))
         return clock
 
     def rare(self, value="x", **options):
@@ -171,7 +171,7 @@ class TestHabits:
         one, other = sorted([holding("x"), holding("x")], key=lambda run: run.started_at)
         RunFactory.create_batch(2, attributes={"value": "y"})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("continuum.search._FIRST_LOOK", 1)
+            patch.setattr("continuum.search.queries._FIRST_LOOK", 1)
             assert [self.rare()[0] for _ in range(3)] == [2, 1, 1]
             _, page = self.rare()
             queries, rest = self.rare(cursor=page.next_cursor)

@@ -119,9 +119,9 @@ def test_a_documented_search_reads_indexes_and_little_of_the_table(search, expec
 @pytest.mark.parametrize("order_by", [("desc", "started_at"), ("desc", "completed_at"), ("asc", "id")])
 def test_a_page_in_the_middle_costs_no_more_than_the_first(order_by):
     entries = list(Run.objects.in_namespace("default").order_by(order_by[1])[RUNS // 2 : RUNS // 2 + 1])
-    from continuum import search_cursors
+    from continuum.search import cursors
 
-    cursor = search_cursors.write(*order_by, search_cursors.Position(getattr(entries[0], order_by[1]), entries[0].id))
+    cursor = cursors.write(*order_by, cursors.Position(getattr(entries[0], order_by[1]), entries[0].id))
     for where in ([], [attribute("plan", "pro")]):
         plans = plans_of(
             lambda where=where: continuum.query(where=where, order_by=order_by, per_page=50, cursor=cursor)

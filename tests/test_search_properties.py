@@ -14,8 +14,8 @@ from django.db import transaction
 from hypothesis import given, settings, strategies as st
 
 import continuum
-from continuum import search as search_module
 from continuum.models import Run
+from continuum.search import queries as search_module
 
 pytestmark = pytest.mark.django_db
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from continuum.verdicts import ActiveRuns, have_site, in_flight_pre_patch, may_be_pre_patch
+from continuum.audit.verdicts import ActiveRuns, have_site, in_flight_pre_patch, may_be_pre_patch
 
 OLD, NEW, OTHER = "old", "new", "other"
 

@@ -8,9 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from continuum.findings import Audit, ExpiredClaim, Registration, Site, StuckRun, UnloadedVersion, Version, Workflow
-from continuum.proofs import Drift, ReplayReport
-from continuum.verdicts import SAFE_TO_REMOVE
+from continuum.audit.findings import (
+    Audit,
+    ExpiredClaim,
+    Registration,
+    Site,
+    StuckRun,
+    UnloadedVersion,
+    Version,
+    Workflow,
+)
+from continuum.audit.proofs import Drift, ReplayReport
+from continuum.audit.verdicts import SAFE_TO_REMOVE
 
 __all__ = ["audit_lines"]
 

@@ -71,9 +71,7 @@ async def claim_parked(
     return await _claim(connection, "claim_parked", worker_id, loaded, limit)
 
 
-async def claim_suspect(
-    connection: psycopg.AsyncConnection[Any], worker_id: int, loaded: Loaded
-) -> list[ClaimedRun]:
+async def claim_suspect(connection: psycopg.AsyncConnection[Any], worker_id: int, loaded: Loaded) -> list[ClaimedRun]:
     """Claim the run that is suspected most of killing its workers, if there is one."""
     return await _claim(connection, "claim_suspect", worker_id, loaded, 1)
 

@@ -162,6 +162,7 @@ class LiveRun:
         self.leaving = False
         self.gone = False
 
+
 def wanted(subject: Any) -> bool:
     """Tell whether a timer about a run, or about a command of one, still means something."""
     if isinstance(subject, LiveRun):

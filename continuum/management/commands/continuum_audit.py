@@ -13,10 +13,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from continuum.audit import audit
+from continuum.audit.proofs import ReplayReport, prove_live_histories
 from continuum.discovery import autodiscover
 from continuum.management.audit_text import audit_lines
 from continuum.management.options import add_database, count, database, reachable
-from continuum.proofs import ReplayReport, prove_live_histories
 
 try:
     from tqdm import tqdm

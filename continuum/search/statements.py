@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from continuum.models import Run
-from continuum.search_conditions import ALL_STATES, Condition
-from continuum.search_cursors import Position
-from continuum.search_rows import columns
+from continuum.search.conditions import ALL_STATES, Condition
+from continuum.search.cursors import Position
+from continuum.search.rows import columns
 
 __all__ = ["ENDED", "LIVE", "Query", "Text", "counted", "ended_in_order", "gathered", "in_order", "is_all_in_order"]
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
+from continuum.audit.snapshot import snapshot
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import WorkflowDefinition, registry
 from continuum.core.history import Event
 from continuum.core.identity import RunIdentity
 from continuum.core.proof import prove
 from continuum.exceptions import ReplayDriftError, UnknownWorkflowError
-from continuum.snapshot import snapshot
 from continuum.worker.deadlocks import Watchdog
 from continuum.worker.sql import load
 

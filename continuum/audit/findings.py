@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from continuum.proofs import ReplayReport
-from continuum.verdicts import SAFE_TO_REMOVE
+from continuum.audit.proofs import ReplayReport
+from continuum.audit.verdicts import SAFE_TO_REMOVE
 
 __all__ = [
     "Audit",

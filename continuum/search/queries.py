@@ -10,15 +10,16 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import connections
 
-from continuum import arguments, search_cursors
+from continuum import arguments
 from continuum.exceptions import InvalidQueryError
 from continuum.models import Run
-from continuum.search_conditions import Condition, grouping, ordering, parse, possible_states
-from continuum.search_cursors import Position
-from continuum.search_groups import expression, key_of
-from continuum.search_habits import Habits
-from continuum.search_rows import runs_of
-from continuum.search_statements import (
+from continuum.search import cursors
+from continuum.search.conditions import Condition, grouping, ordering, parse, possible_states
+from continuum.search.cursors import Position
+from continuum.search.groups import expression, key_of
+from continuum.search.habits import Habits
+from continuum.search.rows import runs_of
+from continuum.search.statements import (
     LIVE,
     Query,
     Text,
@@ -96,7 +97,7 @@ def query(
     if isinstance(per_page, bool) or not isinstance(per_page, int) or per_page < 1:
         raise InvalidQueryError(f"per_page must be an int of at least 1, not {per_page!r}")
     size = min(int(per_page), _MOST_ON_A_PAGE)
-    after = None if cursor is None else search_cursors.read(direction, column, cursor)
+    after = None if cursor is None else cursors.read(direction, column, cursor)
     wanted = _query(namespace, where, direction, column, after)
     alias = arguments.alias_for(using)
     rows = _found(alias, wanted, size + 1)
@@ -104,7 +105,7 @@ def query(
     following = None
     if len(rows) > size:
         last = runs[-1]
-        following = search_cursors.write(direction, column, Position(getattr(last, column), last.id))
+        following = cursors.write(direction, column, Position(getattr(last, column), last.id))
     return Page(runs, following, size)
 
 

@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from continuum import verdicts
-from continuum.conf import settings as continuum_settings
-from continuum.core.definitions import WorkflowDefinition, registry
-from continuum.core.patches import PatchSite, patch_sites
-from continuum.findings import (
+from continuum.audit import verdicts
+from continuum.audit.findings import (
     Audit,
     ExpiredClaim,
     Registration,
@@ -25,10 +22,13 @@ from continuum.findings import (
     Version,
     Workflow,
 )
-from continuum.proofs import ReplayReport
-from continuum.snapshot import snapshot
+from continuum.audit.proofs import ReplayReport
+from continuum.audit.snapshot import snapshot
+from continuum.audit.verdicts import ActiveRuns
+from continuum.conf import settings as continuum_settings
+from continuum.core.definitions import WorkflowDefinition, registry
+from continuum.core.patches import PatchSite, patch_sites
 from continuum.sourcefiles import shown
-from continuum.verdicts import ActiveRuns
 from continuum.worker.sql import load
 
 __all__ = ["audit"]
@@ -44,7 +44,7 @@ def audit(using: str | None = None, *, limit: int = 100, replay: ReplayReport | 
     Args:
         using: database alias, by default ``CONTINUUM["DATABASE"]``.
         limit: how many stuck runs, and how many expired claims, are listed at most.
-        replay: what came of proving histories (``continuum.proofs``), to be a part of the report.
+        replay: what came of proving histories (``continuum.audit.proofs``), to be a part of the report.
     """
     alias = using or continuum_settings.DATABASE
     loaded = registry.workflows()
