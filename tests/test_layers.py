@@ -15,7 +15,7 @@ LAYERS = [
     ["continuum.exceptions", "continuum.ids"],
     ["continuum.values"],
     ["continuum.core"],
-    ["continuum.conf", "continuum.discovery", "continuum.sourcefiles"],
+    ["continuum.conf", "continuum.telemetry", "continuum.discovery", "continuum.sourcefiles"],
     ["continuum.determinism"],
     [
         "continuum.fields",

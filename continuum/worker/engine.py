@@ -17,7 +17,7 @@ from continuum.core.commands import Command
 from continuum.core.execution import Execution, Outcome
 from continuum.core.history import Event, EventType
 from continuum.core.watching import Watch
-from continuum.worker import adoption, rows, sending, setbacks
+from continuum.worker import adoption, rows, sending, setbacks, telling
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.attempts import Attempts
 from continuum.worker.claims import ClaimedRun
@@ -149,6 +149,7 @@ class Engine:
         live.recorded = history[-1].seq if history else 0
         live.asked_to_stop = next((message for message in messages if message.kind == "cancel"), None)
         self._make_room()
+        telling.claimed(live, self.journal.worker_id, claimed.is_new)
         self.post(self._begin, live, history, messages, claimed.is_new)
 
     def _begin(self, live: LiveRun, history: list[Event], messages: list[Message], is_new: bool) -> None:

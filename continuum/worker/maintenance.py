@@ -13,7 +13,9 @@ from typing import Any
 
 import psycopg
 
+from continuum import telemetry
 from continuum.conf import settings as continuum_settings
+from continuum.models import Worker
 from continuum.worker.connections import Backoff, brief
 from continuum.worker.leases import RESTART_GRACE, declare_dead, release_stranded
 from continuum.worker.partitions import ensure_partitions
@@ -132,6 +134,8 @@ class Maintenance:
         dead = await declare_dead(connection, self.worker_id, trust_locks=time.monotonic() >= self._trust_locks_from)
         if dead:
             logger.warning("declared dead: %s; their runs go on elsewhere", ", ".join(f"worker {id}" for id in dead))
+            for worker_id in dead:
+                telemetry.emit(telemetry.worker_died, Worker, worker_id=worker_id)
             await self._announce(connection)
         return dead
 

@@ -12,9 +12,11 @@ from uuid import UUID
 
 import psycopg
 
+from continuum import telemetry
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
-from continuum.worker import adoption, paranoia
+from continuum.models import Worker
+from continuum.worker import adoption, paranoia, telling
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.clock import Clock
 from continuum.worker.connections import connect
@@ -104,6 +106,7 @@ class Session:
             self.node.session, self.node.worker_id = self, self.worker_id
             if self.node.on_started is not None:
                 self.node.on_started(listening)
+            telemetry.emit(telemetry.worker_started, Worker, worker_id=self.worker_id, name=self.node.name)
             self._look_at_all()
             await self._until(stop)
             status = None if self.lost.is_set() else await self._drain()
@@ -154,7 +157,7 @@ class Session:
         self.journal = Journal(
             partial(self._connect, "journal"),
             self.worker_id,
-            on_durable=engine.on_durable,
+            on_durable=telling.telling(engine.on_durable),
             on_fenced=self._on_fenced,
             on_refused=engine.on_refused,
             on_sent=self._on_sent,
@@ -245,6 +248,8 @@ class Session:
     async def _drop(self) -> None:
         then = "" if self.node.stopping else ", coming back as a new worker"
         logger.error("lease lost: %s; its runs are dropped%s", self.lost_because, then)
+        about = {"worker_id": self.worker_id, "name": self.node.name, "reason": self.lost_because}
+        telemetry.emit(telemetry.lease_lost, Worker, **about)
         self.engine.lose_all()
         self.journal.discard()
         await self.executor.close(0)
@@ -283,6 +288,9 @@ class Session:
             return 1
         if left:
             logger.warning("%d activities did not end in time and will run again elsewhere", left)
+        about = {"worker_id": self.worker_id, "name": self.node.name, "runs_ended": self.engine.finished}
+        telemetry.emit(telemetry.worker_stopped, Worker, **about)
+        await asyncio.to_thread(telemetry.flush)
         logger.info("stopped; %d runs finished here", self.engine.finished)
         return 0
 
