@@ -845,6 +845,6 @@ def test_attempts_that_leave_the_database_alone_do_not_pay_for_it(monkeypatch):
 
     attempts = [attempt_of(fn) for fn in (blocking, waiting) for _ in range(20)]
     assert all(result.ok for result in results_of(*attempts, threads=1))
-    # The thread when it was new, asgiref's never; threads that tests before this one left behind look for themselves.
+    # The thread when it was new, and whoever bore its number before; but not at each of the attempts.
     assert len(set(ran)) == 1
-    assert len([thread for thread in looks if thread in ran]) <= 1
+    assert len([thread for thread in looks if thread in ran]) < 5
