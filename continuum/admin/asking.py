@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.contrib.admin import helpers
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
@@ -24,8 +23,44 @@ _MOST_LISTED = 20
 _MOST_ERRORS = 5
 
 
+def _ask_for_several(action: Action, model_admin: Any, request: Any, queryset: Any) -> Any:
+    """What Django calls when something is chosen above the list."""
+    runs = list(queryset.order_by("-id")[: MOST_AT_ONCE + 1])
+    if len(runs) > MOST_AT_ONCE:
+        text = f"Choose at most {MOST_AT_ONCE} runs at once; manage.py continuum_runs takes as many as you like."
+        messages.error(request, text)
+        return None
+    confirmed = "confirmed" in request.POST
+    form = action.ask(runs, request.POST if confirmed else None)
+    if not (confirmed and form.is_valid()):
+        title = f"{action.label}: {len(runs)} run{'' if len(runs) == 1 else 's'}"
+        return model_admin.ask(request, action, form, runs, title=title, several=True)
+    alias = continuum_settings.DATABASE
+    outcomes = [act(action, run, form.cleaned_data, request.user, alias) for run in runs]
+    refused = [outcome for outcome in outcomes if outcome.error]
+    if done := len(outcomes) - len(refused):
+        messages.success(request, f"{action.label}: done for {done} run{'' if done == 1 else 's'}.")
+    for outcome in refused[:_MOST_ERRORS]:
+        messages.error(request, f"{outcome.run.pk}: {outcome.error}")
+    if len(refused) > _MOST_ERRORS:
+        messages.error(request, f"{len(refused) - _MOST_ERRORS} more were refused.")
+    return None
+
+
+def _for_several(action: Action) -> Any:
+    """Return an action as the list of Django's admin wants it."""
+
+    def ask(model_admin: Any, request: Any, queryset: Any) -> Any:
+        return _ask_for_several(action, model_admin, request, queryset)
+
+    ask.__name__ = action.name
+    return admin.action(permissions=[action.name], description=f"{action.label} selected runs")(ask)
+
+
 class ActingMixin:
     """Adds actions to the page of a run and to the list."""
+
+    actions = [_for_several(action) for action in ACTIONS.values() if action.several]
 
     def get_urls(self):
         view = self.admin_site.admin_view(self.ask_view)
@@ -35,13 +70,17 @@ class ActingMixin:
         """Whether somebody may do this."""
         return request.user.has_perm(action.permission)
 
-    def get_actions(self, request):
-        # Django's own, deleting, is for those who may delete, which nobody may.
-        return {
-            name: (partial(_ask_for_several, name=name), name, f"{action.label} selected runs")
-            for name, action in ACTIONS.items()
-            if action.several and self.may(request, action)
-        }
+    def has_signal_permission(self, request):
+        return self.may(request, ACTIONS["signal"])
+
+    def has_cancel_permission(self, request):
+        return self.may(request, ACTIONS["cancel"])
+
+    def has_retry_permission(self, request):
+        return self.may(request, ACTIONS["retry"])
+
+    def has_set_attributes_permission(self, request):
+        return self.may(request, ACTIONS["set_attributes"])
 
     def buttons(self, request, run) -> list[tuple[str, str]]:
         """Return labels and addresses of what this person may do to this run."""
@@ -87,28 +126,3 @@ class ActingMixin:
             "checkbox": helpers.ACTION_CHECKBOX_NAME,
         }
         return TemplateResponse(request, "admin/continuum/run/ask.html", context)
-
-
-def _ask_for_several(admin, request, queryset, *, name: str):
-    """What Django calls when something is chosen above the list."""
-    action = ACTIONS[name]
-    runs = list(queryset.order_by("-id")[: MOST_AT_ONCE + 1])
-    if len(runs) > MOST_AT_ONCE:
-        text = f"Choose at most {MOST_AT_ONCE} runs at once; manage.py continuum_runs takes as many as you like."
-        messages.error(request, text)
-        return None
-    confirmed = "confirmed" in request.POST
-    form = action.ask(runs, request.POST if confirmed else None)
-    if not (confirmed and form.is_valid()):
-        title = f"{action.label}: {len(runs)} run{'' if len(runs) == 1 else 's'}"
-        return admin.ask(request, action, form, runs, title=title, several=True)
-    alias = continuum_settings.DATABASE
-    outcomes = [act(action, run, form.cleaned_data, request.user, alias) for run in runs]
-    refused = [outcome for outcome in outcomes if outcome.error]
-    if done := len(outcomes) - len(refused):
-        messages.success(request, f"{action.label}: done for {done} run{'' if done == 1 else 's'}.")
-    for outcome in refused[:_MOST_ERRORS]:
-        messages.error(request, f"{outcome.run.pk}: {outcome.error}")
-    if len(refused) > _MOST_ERRORS:
-        messages.error(request, f"{len(refused) - _MOST_ERRORS} more were refused.")
-    return None

@@ -50,7 +50,6 @@ class RunAdmin(ActingMixin, ReadOnlyAdmin):
     list_filter = ("state", NamespaceFilter, WorkflowFilter)
     list_per_page = 50
     list_max_show_all = 0
-    actions = []
     search_fields = ("workflow",)  # so that there is a box; what is typed there is for get_search_results
     search_help_text = searching.HELP
     ordering = ("-id",)
