@@ -1,5 +1,6 @@
 """The admin, as an operator sees it."""
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ from django.db import connection
 from django.test import override_settings
 from django.urls import reverse
 
-from continuum.admin import pagination, wording
+from continuum.admin import details, pagination, wording
 from continuum.admin.searching import id_bounds
 from continuum.ids import uuid7
 from continuum.models import ActivityTask, HistoryEvent, Run, Worker, WorkflowVersion
@@ -48,7 +49,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def get(admin_client):
-    def get(name, *args, **query):
+    def get(name, /, *args, **query):
         response = admin_client.get(reverse(name, args=args), query)
         assert response.status_code == 200
         return response
@@ -346,6 +347,53 @@ class TestRunPage:
             query = {"before": page.older}
         assert seen == list(range(1, 1_202))
         assert len(page.rows) == 201
+
+    def test_shows_only_the_events_asked_for(self, get):
+        run = make_run()
+        HistoryEventFactory.reset_sequence(0)
+        HistoryEventFactory(run=run, name="shop.charge")
+        HistoryEventFactory(run=run, name="shop.ship", type="activity_retried", command_id="0.2:1")
+        HistoryEventFactory(run=run, name=None, type="timer_fired", command_id="0:3")
+
+        def shown(**query):
+            page = get("admin:continuum_run_change", run.pk, **query).context["history"]
+            return [row.event.seq for row in page.rows]
+
+        assert shown(kind="failures") == [2]
+        assert shown(kind="timer_fired") == [3]
+        assert shown(name="SHIP") == [2]
+        assert shown(name="0:3") == [3]
+        assert shown(kind="timer_fired", name="ship") == []
+        assert shown(kind="nonsense") == [1, 2, 3]
+
+    def test_pages_of_chosen_events_stay_chosen(self, get, monkeypatch):
+        monkeypatch.setattr(details, "HISTORY_LIMIT", 2)
+        run = make_run()
+        make_events(run, 5, name="a&b")
+        html = get("admin:continuum_run_change", run.pk, name="a&b", kind="activity_completed").content.decode()
+        assert 'href="?before=4&amp;kind=activity_completed&amp;name=a%26b"' in html
+
+    def test_a_history_can_be_downloaded(self, get, admin_client, client):
+        run = make_run()
+        make_events(run, 3, data={"result": "Kaffeemühle"})
+        assert (
+            reverse("admin:continuum_run_events", args=[run.pk])
+            in get("admin:continuum_run_change", run.pk).content.decode()
+        )
+        response = admin_client.get(reverse("admin:continuum_run_events", args=[run.pk]))
+        assert response["Content-Disposition"] == f'attachment; filename="{run.pk}.jsonl"'
+        lines = [json.loads(line) for line in b"".join(response.streaming_content).decode().splitlines()]
+        assert [(line["seq"], line["data"]["result"]) for line in lines] == [(n, "Kaffeemühle") for n in (1, 2, 3)]
+        assert admin_client.get(reverse("admin:continuum_run_events", args=[uuid7()])).status_code == 404
+
+    def test_downloading_takes_the_permission_to_see_payloads(self, client):
+        user = User.objects.create_user("operator", is_staff=True)
+        user.user_permissions.add(Permission.objects.get(codename="view_run"))
+        client.force_login(user)
+        run = make_run()
+        assert client.get(reverse("admin:continuum_run_events", args=[run.pk])).status_code == 403
+        page = client.get(reverse("admin:continuum_run_change", args=[run.pk])).content.decode()
+        assert "events.jsonl" not in page
 
     @pytest.mark.parametrize("before", ["x", "-1", "99999999999999999999", ""])
     def test_a_meaningless_page_is_the_newest_one(self, get, before):

@@ -1,9 +1,11 @@
 """What the page of one run shows."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.urls import reverse
@@ -12,6 +14,7 @@ from django.utils.html import format_html
 
 from continuum.admin import wording
 from continuum.admin.payloads import Payload, payload_of, with_payloads
+from continuum.core.history import EventType
 from continuum.models import ActivityTask, HistoryEvent, Run, Worker
 from continuum.redaction import Shown
 
@@ -33,6 +36,8 @@ _PAYLOAD_LIMIT = 100_000
 _EVENT_LIMIT = 4_000
 _MOST_CHILDREN = 10_000
 _MOST_TASKS = 50
+_FAILURES = ("activity_failed", "activity_retried", "child_failed", "run_failed")
+_KINDS = ("failures", *sorted(value for key, value in vars(EventType).items() if key.isupper()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +107,22 @@ class HistoryPage:
         rows: the events.
         older: what to ask for as ``before`` to see the page before this one; None at the beginning.
         is_newest: whether this is the end of the history.
+        kinds: the kinds of events to choose from, each with whether it is the one chosen.
+        name: the part of a name or command that was asked for.
+        query: what was asked for, for links to other pages.
     """
 
     rows: list[EventRow]
     older: int | None
     is_newest: bool
+    kinds: list[tuple[str, bool]]
+    name: str
+    query: str
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether only some events are shown."""
+        return bool(self.query)
 
 
 def waiting_lines(run: Run, *, with_errors: bool = False) -> list[str]:
@@ -191,9 +207,22 @@ def _shown(run: Run, field: str, event: HistoryEvent | None = None) -> Shown:
     return Shown(field=field, run_id=run.id, workflow=run.workflow, namespace=run.namespace, **more)
 
 
-def history_page(run: Run, *, before: str | None, with_data: bool) -> HistoryPage:
-    """Read the newest events of a run, or the newest before the event numbered ``before``."""
+def history_page(run: Run, asked: Mapping[str, str], *, with_data: bool) -> HistoryPage:
+    """Read the newest events of a run.
+
+    Args:
+        run: the run.
+        asked: ``before``, to read the newest before the event of that number; ``kind``, for events of one type, or
+            ``failures``; ``name``, a part of a name or the beginning of a command.
+        with_data: read their records as well.
+    """
+    before, kind, name = (asked.get(key, "") for key in ("before", "kind", "name"))
+    kind = kind if kind in _KINDS else ""
     events = _same_database(HistoryEvent.objects, run).filter(run_id=run.id).order_by("-seq")
+    if kind:
+        events = events.filter(type__in=_FAILURES if kind == "failures" else [kind])
+    if name:
+        events = events.filter(Q(name__icontains=name) | Q(command_id__startswith=name))
     is_newest = not (before and before.isdecimal() and len(before) < 10)
     if not is_newest:
         events = events.filter(seq__lt=int(before))
@@ -208,7 +237,14 @@ def history_page(run: Run, *, before: str | None, with_data: bool) -> HistoryPag
         )
         for event in reversed(shown)
     ]
-    return HistoryPage(rows, shown[-1].seq if len(found) > HISTORY_LIMIT else None, is_newest)
+    return HistoryPage(
+        rows,
+        shown[-1].seq if len(found) > HISTORY_LIMIT else None,
+        is_newest,
+        [(each, each == kind) for each in _KINDS],
+        name,
+        urlencode({key: value for key, value in (("kind", kind), ("name", name)) if value}),
+    )
 
 
 def _message_of(error: dict[str, Any]) -> tuple[str, str]:

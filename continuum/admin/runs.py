@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Subquery
-from django.http import Http404
+from django.http import Http404, StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
@@ -22,6 +22,7 @@ from continuum.admin.filters import NamespaceFilter, WorkflowFilter
 from continuum.admin.pagination import CappedPaginator
 from continuum.admin.payloads import with_payloads
 from continuum.admin.storyline import story
+from continuum.describing import events
 from continuum.models import Run, Worker
 
 __all__ = ["RunAdmin"]
@@ -132,7 +133,20 @@ class RunAdmin(ActingMixin, ReadOnlyAdmin):
     def get_urls(self):
         name = "continuum_run_fragment"
         fragment = path("<path:object_id>/fragment/", self.admin_site.admin_view(self.fragment_view), name=name)
-        return [fragment, *super().get_urls()]
+        download = self.admin_site.admin_view(self.download_view)
+        history = path("<path:object_id>/events.jsonl", download, name="continuum_run_events")
+        return [fragment, history, *super().get_urls()]
+
+    def download_view(self, request, object_id):
+        """The whole history, a JSON object a line, as it is read from the database."""
+        run = self.get_object(request, unquote(object_id))
+        if run is None:
+            raise Http404
+        if not (self.has_view_permission(request, run) and request.user.has_perm("continuum.view_payload")):
+            raise PermissionDenied
+        lines = (json.dumps(event, ensure_ascii=False) + "\n" for event in events(run))
+        headers = {"Content-Disposition": f'attachment; filename="{run.pk}.jsonl"'}
+        return StreamingHttpResponse(lines, content_type="application/jsonl; charset=utf-8", headers=headers)
 
     def fragment_view(self, request, object_id):
         """The changing part of a run's page, for the script that keeps it up to date."""
@@ -160,6 +174,7 @@ class RunAdmin(ActingMixin, ReadOnlyAdmin):
         may_see = request.user.has_perm("continuum.view_payload")
         return {
             "run": obj,
+            "download": reverse(f"{self.admin_site.name}:continuum_run_events", args=[obj.pk]) if may_see else "",
             "state_chip": self.state_chip(obj),
             "attribute_chips": self.attribute_chips(obj),
             "why": waiting_lines(obj, with_errors=may_see),
@@ -169,7 +184,7 @@ class RunAdmin(ActingMixin, ReadOnlyAdmin):
             "tasks": tasks(obj),
             "entries": entries_of(obj),
             "payloads": payload_sections(obj) if may_see else None,
-            "history": history_page(obj, before=request.GET.get("before"), with_data=may_see),
+            "history": history_page(obj, request.GET, with_data=may_see),
         }
 
 
