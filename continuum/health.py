@@ -154,59 +154,64 @@ def _leases(name: str, look: _Look) -> Check:
             name=name,
             status=Status.WARNING,
             count=len(owners),
-            message=f"{_counted(len(owners), 'dead worker')} still own runs or activities",
+            message=f"runs or activities are still with {_counted(len(owners), 'dead worker')}",
             hint="a live worker frees them within seconds; if this stays, none is there",
         )
     return Check(name=name, message="no lease has run out")
 
 
 def _overdue(name: str, look: _Look) -> Check:
-    rows = look.rows("health_overdue")
-    if not rows:
-        return Check(name=name, message="no run waits for a worker")
-    count = sum(row[1] for row in rows)
-    oldest = min(row[2] for row in rows)
-    return Check(
-        name=name,
-        status=Status.WARNING if look.alive else Status.CRITICAL,
-        count=count,
-        message=f"{_counted(count, 'run')} due for up to {look.ago(oldest)} and nobody has taken them: "
-        f"{_some([f'{row[0]} ({row[1]:,})' for row in rows])}",
+    return _late(
+        name,
+        look,
+        "health_overdue",
+        fine="no run waits for a worker",
+        told=lambda count, age, where: (
+            f"{_counted(count, 'run')} due for up to {age} and nobody has taken them: {where}"
+        ),
         hint="the workers are full (see CONCURRENCY, start more), or none of them has these workflows",
-        examples=_examples(rows),
     )
 
 
 def _timers(name: str, look: _Look) -> Check:
-    rows = look.rows("health_timers")
-    if not rows:
-        return Check(name=name, message="no timer of a live run is late")
-    count = sum(row[1] for row in rows)
-    oldest = min(row[2] for row in rows)
-    return Check(
-        name=name,
-        status=Status.WARNING,
-        count=count,
-        message=f"{_counted(count, 'run')} sleep on though due for up to {look.ago(oldest)}, at "
-        f"{_some([f'worker {row[0]}' for row in rows])}",
+    return _late(
+        name,
+        look,
+        "health_timers",
+        fine="no timer of a live run is late",
+        told=lambda count, age, where: (
+            f"{_counted(count, 'run')} asleep though due for up to {age}, by worker: {where}"
+        ),
         hint="the worker is overloaded or hangs: see its log and its CPU",
-        examples=_examples(rows),
     )
 
 
 def _wakes(name: str, look: _Look) -> Check:
-    rows = look.rows("health_mail")
+    return _late(
+        name,
+        look,
+        "health_mail",
+        fine="no message waits to be read",
+        told=lambda count, age, where: f"{_counted(count, 'message')} unread for up to {age}: {where}",
+        hint="workers look at least every POLL_INTERVAL: are they full, or cut off?",
+    )
+
+
+def _late(
+    name: str, look: _Look, statement: str, *, fine: str, told: Callable[[int, str, str], str], hint: str
+) -> Check:
+    """Judge rows of where, how many, since when, examples: of what should have happened by now."""
+    rows = look.rows(statement)
     if not rows:
-        return Check(name=name, message="no message waits to be read")
+        return Check(name=name, message=fine)
     count = sum(row[1] for row in rows)
-    oldest = min(row[2] for row in rows)
+    where = _some([f"{row[0]} ({row[1]:,})" for row in rows])
     return Check(
         name=name,
         status=Status.WARNING if look.alive else Status.CRITICAL,
         count=count,
-        message=f"{_counted(count, 'message')} unread for up to {look.ago(oldest)}: "
-        f"{_some([f'{row[0]} ({row[1]:,})' for row in rows])}",
-        hint="workers look at least every POLL_INTERVAL: are they full, or cut off?",
+        message=told(count, look.ago(min(row[2] for row in rows)), where),
+        hint=hint,
         examples=_examples(rows),
     )
 

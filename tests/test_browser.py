@@ -96,6 +96,7 @@ def a_live_run():
 class TestLiveness:
     def test_the_page_of_a_run_follows_it_to_its_end_and_then_rests(self, tab):
         run, page = a_live_run(), tab()
+        page.clock.install()
         page.goto(page_of(run))
         asked = []
         page.on("request", lambda request: asked.append(request.url) if "fragment" in request.url else None)
@@ -106,15 +107,16 @@ class TestLiveness:
         Run.objects.filter(pk=run.pk).update(state="completed", completed_at=NOW)
         page.get_by_text("completed", exact=True).first.wait_for()
         number = len(asked)
-        page.wait_for_timeout(4_500)
+        page.clock.run_for(60_000)
         assert len(asked) == number
 
     def test_what_is_being_selected_is_left_alone(self, tab):
         run, page = a_live_run(), tab()
+        page.clock.install()
         page.goto(page_of(run))
         page.evaluate("getSelection().selectAllChildren(document.querySelector('.continuum-facts'))")
         HistoryEventFactory(run=run, seq=2)
-        page.wait_for_timeout(4_500)
+        page.clock.run_for(60_000)
         assert page.locator("#event-2").count() == 0
         page.evaluate("getSelection().removeAllRanges()")
         page.locator("#event-2").wait_for()

@@ -108,7 +108,7 @@ class TestFindingTheRun:
         RunFactory.create_batch(2)
         start = str(Run.objects.first().id)[:8]
         assert refused("show", start) == f"Several runs have ids that begin with {start!r}."
-        assert refused("show", "ffffffff") == "No run has an id that begin with 'ffffffff'."
+        assert refused("show", "ffffffff") == "No run has an id that begins with 'ffffffff'."
 
     @pytest.mark.parametrize("text", ["0123456", "0123456g", "", "a" * 33])
     def test_not_by_something_else(self, text):

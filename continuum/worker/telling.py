@@ -39,6 +39,8 @@ def telling(on_durable: Callable[[list[Entry]], None]) -> Callable[[list[Entry]]
 
 def claimed(live: LiveRun, worker_id: int, is_new: bool) -> None:
     """Tell that a run was claimed."""
+    if not telemetry.run_claimed.receivers:
+        return
     telemetry.emit(telemetry.run_claimed, Run, **_about(live), worker_id=worker_id, is_new=is_new)
 
 

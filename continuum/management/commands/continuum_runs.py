@@ -183,7 +183,9 @@ class Command(BaseCommand):
             runs = runs.in_namespace(namespace)
         found = list(runs[:2])
         if len(found) != 1:
-            raise CommandError(f"{'Several runs have ids' if found else 'No run has an id'} that begin with {text!r}.")
+            raise CommandError(
+                f"{'Several runs have ids that begin' if found else 'No run has an id that begins'} with {text!r}."
+            )
         return found[0]
 
     def _done(self, options: dict[str, Any], told: str, data: dict[str, Any]) -> None:

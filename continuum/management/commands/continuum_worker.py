@@ -21,6 +21,7 @@ from django.utils import autoreload
 import continuum
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
+from continuum.management.options import add_database, count, database
 from continuum.worker import log
 from continuum.worker.options import NodeOptions
 from continuum.worker.queues import DEFAULT_QUEUE
@@ -44,17 +45,17 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--concurrency",
-            type=_count,
+            type=count,
             metavar="N",
             help='How many runs may make progress at once. Default: CONTINUUM["CONCURRENCY"].',
         )
         parser.add_argument(
             "--threads",
-            type=_count,
+            type=count,
             metavar="N",
             help='How many `def` activities may run at once. Default: CONTINUUM["ACTIVITY_THREADS"].',
         )
-        parser.add_argument("--processes", type=_count, default=1, metavar="N", help="Worker processes. Default: 1.")
+        parser.add_argument("--processes", type=count, default=1, metavar="N", help="Worker processes. Default: 1.")
         parser.add_argument("--burst", action="store_true", help="Stop when nothing is left to do.")
         parser.add_argument(
             "--drain-timeout",
@@ -70,9 +71,7 @@ class Command(BaseCommand):
             "answers there, the second on the next port, and so on.",
         )
         parser.add_argument("--reload", action="store_true", help="Start anew when code changes. For development.")
-        parser.add_argument(
-            "--database", metavar="ALIAS", help='The database with the runs. Default: CONTINUUM["DATABASE"].'
-        )
+        add_database(parser)
 
     def get_check_kwargs(self, options: dict[str, Any]) -> dict[str, Any]:
         """Have the database's own checks made as well: an old server is better refused now than met later."""
@@ -195,12 +194,7 @@ class Command(BaseCommand):
 
 
 def _node_options(options: dict[str, Any]) -> NodeOptions:
-    alias = options["database"] or continuum_settings.DATABASE
-    if alias not in connections:
-        known = ", ".join(map(repr, connections))
-        raise CommandError(f"There is no database {alias!r}: DATABASES has {known}.", returncode=2)
-    if connections[alias].vendor != "postgresql":
-        raise CommandError(f"The database {alias!r} is not PostgreSQL.", returncode=2)
+    alias = database(options["database"])
     drain_timeout = options["drain_timeout"]
     probe = options["probe"]
     return NodeOptions(
@@ -270,16 +264,6 @@ def _address_of_probe(text: str) -> tuple[str | None, int]:
     if not port.isdecimal() or not 0 < int(port) < 65_536 or (":" in text and not host):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port, or host:port, such as 8080 or 127.0.0.1:8080")
     return host or None, int(port)
-
-
-def _count(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
-    return number
 
 
 def _seconds(text: str) -> float:
