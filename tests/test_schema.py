@@ -72,7 +72,7 @@ class TestTables:
         "continuum_workers": """
             id bigint! name text! host text! pid integer! state text! queues json! info json! session_lock boolean!
             started_at timestamptz! heartbeat_at timestamptz! expires_at timestamptz! stopped_at timestamptz
-            suspect_id uuid workflows jsonb""",
+            suspect_id uuid workflows jsonb trial_token bigint""",
         "continuum_workflow_versions": """
             id bigint! workflow text! version integer! version_hash text! location text! patch_sites json!
             first_seen_at timestamptz! last_seen_at timestamptz!""",
