@@ -148,6 +148,12 @@ def test_looking_for_runs_that_nobody_has_the_code_for_reads_the_front_of_the_qu
     assert "Seq Scan on continuum_runs" not in plan
 
 
+def test_where_the_line_begins_is_read_from_its_front(plan_of):
+    plan = plan_of("runs_release_dead", batch="bigint", suspected="smallint", spared="smallint")
+    assert re.search(r"Index (Only )?Scan using continuum_runs_ready_idx on continuum_runs first", plan)
+    assert not re.search("Seq Scan on continuum_runs|Sort", plan)
+
+
 def test_the_versions_of_runs_are_noted_by_their_ids(plan_of):
     plan = plan_of("outbox_versions")
     assert "continuum_runs_pkey" in plan
