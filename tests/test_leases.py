@@ -535,9 +535,9 @@ def test_runs_that_were_at_work_go_on_before_those_that_have_waited_for_their_tu
         async with sessions() as connection:
             me, other = await node(connection), await node(connection)
             await connection.execute(
-                "INSERT INTO continuum_runs (id, workflow, correlation_id, state, priority, next_wakeup_at)"
-                " SELECT gen_random_uuid(), 'flow', gen_random_uuid(), 'pending', n % 2, now() - n * interval '1 minute'"
-                " FROM generate_series(1, 100) AS n"
+                "INSERT INTO continuum_runs (id, workflow, correlation_id, state, priority, next_wakeup_at) "
+                "SELECT gen_random_uuid(), 'flow', gen_random_uuid(), 'pending', n % 2, now() - n * interval '1 min' "
+                "FROM generate_series(1, 100) AS n"
             )
             at_work = await give_runs(connection, other.worker_id, 2)
             [quiet] = await give_runs(connection, other.worker_id, 1, "suspended")

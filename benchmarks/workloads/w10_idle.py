@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 
@@ -46,17 +45,10 @@ def measure(contender: Contender, size: int) -> dict[str, float]:
     runs = contender.start_many("wait_one", range(size))
     contender.wait_waiting(size)
     time.sleep(SETTLE)  # what their rows say of them is written in no hurry
-    observer.rows("SELECT pg_stat_statements_reset()")
     before, at = observer.rows(_SEEN)[0], time.perf_counter()
     used = cpu_seconds(worker), cpu_seconds(server)
     time.sleep(SECONDS)
     seconds = time.perf_counter() - at
-    if os.environ.get("BENCHMARK_DETAILS"):
-        for calls, text in observer.rows(
-            "SELECT calls, left(regexp_replace(regexp_replace(query, '--[^\n]*', '', 'g'), '\s+', ' ', 'g'), 100)"
-            " FROM pg_stat_statements ORDER BY calls DESC LIMIT 30"
-        ):
-            print(calls, text)
     used_after, after = (cpu_seconds(worker), cpu_seconds(server)), observer.rows(_SEEN)[0]
     found = memory(worker)
     # They are all there, and awake at once.
