@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from continuum.worker import journal, shared_queues, tasks, transactional
+from continuum.worker import recording, shared_queues, tasks, transactional
 from continuum.worker.queues import Queues, RateLog
 from continuum.worker.session import Session
 from continuum.worker.sql import load
@@ -52,7 +52,7 @@ def _break_journal() -> None:
         "WHERE r.id = u.run_id AND r.lease_token + 0 = u.token AND coalesce(r.owner_id, 0) = %(worker)s\n      AND",
         "WHERE r.id = u.run_id AND",
     )
-    journal.load = lambda name: sql if name == "journal" else load(name)
+    recording.load = lambda name: sql if name == "journal" else load(name)
 
 
 def _break_transactions() -> None:
