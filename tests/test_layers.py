@@ -40,6 +40,7 @@ LAYERS = [
         "continuum.retention",
         "continuum.search",
         "continuum.starting",
+        "continuum.statements",
         "continuum.timeline",
         "continuum.waiting",
     ],
