@@ -21,6 +21,7 @@ from asgiref.sync import sync_to_async
 from django.db import InterfaceError, OperationalError, connections
 from django.db.transaction import TransactionManagementError
 
+from continuum import hints
 from continuum.conf import settings as continuum_settings
 from continuum.exceptions import ContinuumError, RunNotFoundError
 from continuum.listening import Watch, watch
@@ -166,6 +167,7 @@ class _Wait:
         self._pause = FIRST_PAUSE
         self._failing_since: float | None = None
         self._interest.add(run_id)
+        hints.hurry(alias)  # the run, or the signal it waits for, may have been sent by this process
 
     def look(self) -> bool:
         """Read the status; return whether the run has ended."""

@@ -31,6 +31,7 @@ LAYERS = [
         "continuum.client",
         "continuum.describing",
         "continuum.health",
+        "continuum.hint_sender",
         "continuum.hints",
         "continuum.labelling",
         "continuum.listening",
