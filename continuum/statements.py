@@ -54,7 +54,7 @@ def first_row(alias: str, name: str, parameters: Mapping[str, Any]) -> tuple[Any
             except DatabaseError as error:
                 if not isinstance(error.__cause__, _REFUSALS):
                     raise
-                _own[session] = False
+                _willing[session] = False
                 cursor.cursor = plain
         cursor.execute(load(name), parameters)
         return cursor.fetchone()
@@ -73,8 +73,8 @@ class _PreparingCursor(psycopg.Cursor[Any]):
             self.connection.prepare_threshold = threshold
 
 
-# Whether a session is its connection's own; None after it was asked for the first time.
-_own: WeakKeyDictionary[psycopg.Connection[Any], bool | None] = WeakKeyDictionary()
+# Whether statements may be prepared in a session; None after it was asked for the first time.
+_willing: WeakKeyDictionary[psycopg.Connection[Any], bool | None] = WeakKeyDictionary()
 
 
 def _session(connection: Any) -> psycopg.Connection[Any] | None:
@@ -82,12 +82,20 @@ def _session(connection: Any) -> psycopg.Connection[Any] | None:
     session = connection.connection
     if connection.in_atomic_block or not isinstance(session, psycopg.Connection) or not session.autocommit:
         return None
-    own = _own.get(session, _UNSEEN)
-    if own is _UNSEEN:
-        _own[session] = None
-    elif own is None:
-        own = _own[session] = not is_pooled(connection.alias) and _is_own(session)
-    return session if own is True else None
+    willing = _willing.get(session, _UNSEEN)
+    if willing is _UNSEEN:
+        _willing[session] = None
+    elif willing is None:
+        willing = _willing[session] = _may_prepare(connection, session)
+    return session if willing is True else None
+
+
+def _may_prepare(connection: Any, session: psycopg.Connection[Any]) -> bool:
+    """Tell whether statements may be prepared: what the project says goes first."""
+    options = connection.settings_dict["OPTIONS"]
+    if "prepare_threshold" in options:
+        return options["prepare_threshold"] is not None
+    return not is_pooled(connection.alias) and _is_own(session)
 
 
 _UNSEEN = object()

@@ -130,6 +130,14 @@ def test_behind_what_is_said_to_be_a_pooler_nothing_is_prepared(monkeypatch):
     assert prepared() == []
 
 
+@pytest.mark.parametrize(("threshold", "count"), [(None, 0), (2, 1)])
+def test_the_project_may_say_whether_statements_are_prepared(monkeypatch, threshold, count):
+    monkeypatch.setattr(statements, "_is_own", lambda session: threshold is None)
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "prepare_threshold", threshold)
+    start_often()
+    assert len(prepared()) == count
+
+
 def test_in_a_session_of_somebody_elses_nothing_is_prepared(monkeypatch):
     """As behind a pooler that the project does not mention."""
     continuum.start(flow, 1)
