@@ -89,11 +89,11 @@ def test_suspects_for_which_the_connection_broke_are_claimed_over_the_next_one(b
     run = suspended_with_mail()
     Run.objects.filter(id=run.id).update(recoveries=2, next_wakeup_at=timezone.now())
     broken = breaks(
-        "claims", lambda _, statement: "before" if statement == load("claim_suspect") and not broken else None
+        "claims", lambda _, statement: "before" if statement == load("claim_suspects") and not broken else None
     )
     with worker():
         assert continuum.result(run, timeout=10) == "on"
-    assert broken == [load("claim_suspect")]
+    assert broken == [load("claim_suspects")]
 
 
 def test_what_was_not_committed_when_a_connection_broke_without_a_word_is_written_again(monkeypatch):

@@ -15,7 +15,7 @@ LAYERS = [
     ["continuum.exceptions", "continuum.ids"],
     ["continuum.values"],
     ["continuum.core"],
-    ["continuum.conf", "continuum.telemetry", "continuum.discovery", "continuum.sourcefiles"],
+    ["continuum.conf", "continuum.telemetry", "continuum.discovery", "continuum.sourcefiles", "continuum.wording"],
     ["continuum.determinism"],
     [
         "continuum.fields",
@@ -43,6 +43,7 @@ LAYERS = [
         "continuum.starting",
         "continuum.statements",
         "continuum.timeline",
+        "continuum.upkeep",
         "continuum.waiting",
     ],
     [

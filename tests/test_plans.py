@@ -95,8 +95,16 @@ def test_a_claim_reads_the_runs_that_are_due_and_no_others(plan_of):
 
 
 def test_suspects_are_found_without_looking_at_other_runs(plan_of):
-    plan = plan_of("claim_suspect", worker="bigint", workflows="text[]", suspected="smallint", **CODE)
-    assert "continuum_runs_suspects_idx" in plan
+    plan = plan_of(
+        "claim_suspects",
+        worker="bigint",
+        workflows="text[]",
+        limit="bigint",
+        suspected="smallint",
+        spared="smallint",
+        **CODE,
+    )
+    assert plan.count("continuum_runs_suspects_idx") == 2
     assert "Seq Scan on continuum_runs" not in plan
     assert "continuum_runs_ready_idx" not in plan
 
