@@ -15,7 +15,7 @@ LAYERS = [
     ["continuum.exceptions", "continuum.ids"],
     ["continuum.values"],
     ["continuum.core"],
-    ["continuum.conf", "continuum.telemetry", "continuum.discovery", "continuum.sourcefiles"],
+    ["continuum.conf", "continuum.telemetry", "continuum.discovery", "continuum.sourcefiles", "continuum.wording"],
     ["continuum.determinism"],
     [
         "continuum.fields",
@@ -41,6 +41,7 @@ LAYERS = [
         "continuum.search",
         "continuum.starting",
         "continuum.timeline",
+        "continuum.upkeep",
         "continuum.waiting",
     ],
     [

@@ -246,6 +246,10 @@ class TestTables:
         tables = ("inbox", "queues", "schedules", "workers", "workflow_versions")
         assert identity == [(f"continuum_{table}",) for table in tables]
 
+    def test_a_page_of_runs_has_room_for_their_next_versions(self):
+        [[options]] = rows("SELECT reloptions FROM pg_class WHERE oid = 'continuum_runs'::regclass")
+        assert options == ["fillfactor=50"]
+
     def test_lease_tokens_only_grow(self):
         tokens = [rows("SELECT nextval('continuum_lease_token_seq')")[0][0] for _ in range(3)]
         assert tokens == sorted(set(tokens))
