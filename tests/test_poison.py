@@ -492,7 +492,7 @@ class TestVerdict:
             written.extend(entry for entry in entries if entry.outbox is not None and entry.outbox.report)
             return await write_outbox(connection, entries)
 
-        monkeypatch.setattr("continuum.worker.journal.write_outbox", write)
+        monkeypatch.setattr("continuum.worker.recording.write_outbox", write)
         run_until_idle()
         assert_given_up(child, 10)
         assert [entry.live.id for entry in written] == [child.id]

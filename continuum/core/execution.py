@@ -20,7 +20,7 @@ from continuum.core.asks import Asks
 from continuum.core.children import Successor
 from continuum.core.commands import Command
 from continuum.core.drift import asked, asked_otherwise, parted, told
-from continuum.core.history import RESTARTS, TERMINAL, WALKED_PAST, Event, EventType, fingerprint
+from continuum.core.history import RESTARTS, TERMINAL, WALKED_PAST, Event, EventType, event_of, fingerprint
 from continuum.core.identity import RunIdentity
 from continuum.core.loop import DeterministicLoop
 from continuum.core.outcomes import Outcome, Step, continuation_of, failure_of, outcome_of
@@ -282,13 +282,13 @@ class Execution:
         loop = self.loop
         if self.outcome is not None or loop.closing:
             return None
-        self.seq += 1
+        self.seq = seq = self.seq + 1
         if time_us > loop.time_us:
             loop.time_us = time_us
         command_id = None
         if command is not None:
             command_id, name = command.id, command.name
-        event = Event(self.seq, type_, command_id, name, data, loop.time_us)
+        event = event_of((seq, type_, command_id, name, data, loop.time_us))
         self.journal.append(event)
         return event
 
@@ -300,19 +300,20 @@ class Execution:
         Raises:
             ReplayDriftError: it does not fit.
         """
-        if event.type in TERMINAL:
+        _, type_, _, _, data, time_us = event
+        if type_ in TERMINAL:
             delivery.compare_end(self, event)
             return
-        if self.outcome is not None and event.type not in RESTARTS:
+        if self.outcome is not None and type_ not in RESTARTS:
             raise self.drifted(event, told(event), f"nothing: the code has ended {self.outcome.state}")
-        elapsed_us = event.time_us - self.loop.time_us
+        elapsed_us = time_us - self.loop.time_us
         if elapsed_us > 0:
-            self.loop.time_us = event.time_us
-            if event.type in RESTARTS:
+            self.loop.time_us = time_us
+            if type_ in RESTARTS:
                 self.asks.postpone(elapsed_us)
-        handler = delivery.HANDLERS.get(event.type)
+        handler = delivery.HANDLERS.get(type_)
         if handler is not None:
-            handler(self, event, values.parse(event.data))
+            handler(self, event, values.parse(data))
             self._drain()
 
     def cancel(self, reason: str) -> None:
