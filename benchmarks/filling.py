@@ -1,6 +1,6 @@
-"""Fills the tables with runs that have ended, by the million, as a shop would leave them behind.
+"""Fills the tables with runs by the million, as a shop would leave them behind: ended, and some alive.
 
-    python -m benchmarks.filling postgresql:///shop --runs 1000000 --events 20
+    python -m benchmarks.filling postgresql:///shop --runs 1000000 --events 20 --live 100000 --days 180
 
 Everything is written by a few statements inside the server. The same number of runs gives the same rows, but for the
 time they end at.
@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks.live_runs import STEPS, make_live
 from continuum.worker.partitions import ensure_partitions
 
 __all__ = ["NAMESPACES", "RARE_WORKFLOW", "WORKFLOWS", "fill"]
@@ -74,17 +75,28 @@ FROM (
 ) AS made
 """
 
+# What ``shop_flows.flow`` records: so many steps, and the end if it has ended.
 EVENTS = """
 INSERT INTO continuum_events (run_id, seq, type, command_id, name, data, recorded_at)
 SELECT
     run.id, seq,
-    CASE WHEN seq < %(events)s THEN 'activity_completed' ELSE 'run_' || run.state END,
-    CASE WHEN seq < %(events)s THEN '0:' || seq END,
-    CASE WHEN seq < %(events)s THEN 'shop.activities.step_' || seq %% 7 END,
-    CASE WHEN seq < %(events)s THEN json_build_object('value', seq, 'hash', left(md5(seq::text), 16), 'attempt', 1)
-         ELSE '{}' END,
-    run.started_at + (run.completed_at - run.started_at) * seq / %(events)s
-FROM continuum_runs AS run CROSS JOIN generate_series(1, %(events)s) AS seq
+    CASE WHEN ends THEN 'run_' || run.state ELSE 'activity_completed' END,
+    CASE WHEN NOT ends THEN '0:' || seq END,
+    CASE WHEN NOT ends THEN 'shop.activities.step_' || seq %% {steps} END,
+    CASE WHEN ends THEN '{{}}' ELSE
+        '{{"args": [' || seq || '], "started": ' || started_us + took_us * seq / last || ', "result": ' || seq || '}}'
+    END::json,
+    run.started_at + took * seq / last
+FROM (
+    SELECT *,
+        coalesce(completed_at - started_at, interval '2 seconds') AS took,
+        (extract(epoch FROM coalesce(completed_at - started_at, interval '2 seconds')) * 1000000)::bigint AS took_us,
+        (extract(epoch FROM started_at) * 1000000)::bigint AS started_us,
+        CASE WHEN completed_at IS NOT NULL THEN %(events)s ELSE (input -> 0 ->> 'steps')::integer END AS last
+    FROM continuum_runs
+) AS run
+CROSS JOIN LATERAL generate_series(1, run.last) AS seq
+CROSS JOIN LATERAL (SELECT run.completed_at IS NOT NULL AND seq = run.last AS ends) AS place
 WHERE NOT EXISTS (SELECT FROM continuum_events AS event WHERE event.run_id = run.id AND event.seq = 1)
 """
 
@@ -96,6 +108,8 @@ def fill(
     *,
     span: timedelta = timedelta(days=60),
     until: datetime | None = None,
+    live: int = 0,
+    version_hash: str = "",
     say: Callable[[str], object] = lambda text: None,
 ) -> None:
     """Fill the tables of a migrated database, and leave them vacuumed and analysed.
@@ -106,6 +120,8 @@ def fill(
         events: how many events each of them has.
         span: over how long they were started, evenly.
         until: when the last was started (aware); now, if not given.
+        live: how many of them have not ended.
+        version_hash: the hash of the code that most of the live ones were started with.
         say: is told what is done.
     """
     until = until or datetime.now(UTC)
@@ -120,11 +136,14 @@ def fill(
     say(f"{runs:,} runs")
     with _without_indexes(cursor, say):
         cursor.execute(RUNS.format(**shares), parameters)
+        if live:
+            say(f"{live:,} of them live")
+            make_live(cursor, live, runs=runs, events=events, until=until, version_hash=version_hash)
     if events:
         say(f"{runs * events:,} events")
-        cursor.execute(EVENTS, parameters)
+        cursor.execute(EVENTS.format(steps=STEPS), parameters)
     say("vacuum")
-    cursor.execute("VACUUM (ANALYZE) continuum_runs, continuum_events")
+    cursor.execute("VACUUM (ANALYZE) continuum_runs, continuum_events, continuum_activity_tasks, continuum_workers")
 
 
 def _shared(number: str, shares: dict[str, int]) -> str:
@@ -157,6 +176,7 @@ def main() -> None:
     parser.add_argument("database", help="address of a database with Continuum's tables")
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--events", type=int, default=0, help="for each run")
+    parser.add_argument("--live", type=int, default=0, help="how many of the runs have not ended")
     parser.add_argument("--days", type=float, default=60, help="over how long the runs were started")
     options = parser.parse_args()
     began = time.monotonic()
@@ -165,7 +185,7 @@ def main() -> None:
         print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
 
     with psycopg.connect(options.database, autocommit=True) as connection, connection.cursor() as cursor:
-        fill(cursor, options.runs, options.events, span=timedelta(days=options.days), say=say)
+        fill(cursor, options.runs, options.events, span=timedelta(days=options.days), live=options.live, say=say)
     say("done")
 
 

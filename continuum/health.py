@@ -11,6 +11,7 @@ from typing import Any
 from django.db import connections, transaction
 
 from continuum.arguments import alias_for
+from continuum.wording import counted, duration
 from continuum.worker.partitions import existing_months
 from continuum.worker.sql import load
 
@@ -120,12 +121,12 @@ class _Look:
     def ago(self, moment: datetime) -> str:
         if moment.tzinfo is None:
             moment = moment.astimezone()
-        return _span((self.now - moment).total_seconds())
+        return _for((self.now - moment).total_seconds())
 
 
 def _workers(name: str, look: _Look) -> Check:
     live = look.rows("health_live")[0][0]
-    message = f"{_counted(look.alive, 'worker')} at work"
+    message = f"{counted(look.alive, 'worker')} at work"
     if look.draining:
         message += f", {look.draining} draining"
     if look.alive == 0 and live:
@@ -133,7 +134,7 @@ def _workers(name: str, look: _Look) -> Check:
             name=name,
             status=Status.CRITICAL,
             count=0,
-            message=f"no worker is at work, and {_counted(live, 'run')} would go on",
+            message=f"no worker is at work, and {counted(live, 'run')} would go on",
             hint="start one: manage.py continuum_worker",
         )
     return Check(name=name, count=look.alive, message=message)
@@ -154,7 +155,7 @@ def _leases(name: str, look: _Look) -> Check:
             name=name,
             status=Status.WARNING,
             count=len(owners),
-            message=f"runs or activities are still with {_counted(len(owners), 'dead worker')}",
+            message=f"runs or activities are still with {counted(len(owners), 'dead worker')}",
             hint="a live worker frees them within seconds; if this stays, none is there",
         )
     return Check(name=name, message="no lease has run out")
@@ -167,7 +168,7 @@ def _overdue(name: str, look: _Look) -> Check:
         "health_overdue",
         fine="no run waits for a worker",
         told=lambda count, age, where: (
-            f"{_counted(count, 'run')} due for up to {age} and nobody has taken them: {where}"
+            f"{counted(count, 'run')} due for up to {age} and nobody has taken them: {where}"
         ),
         hint="the workers are full (see CONCURRENCY, start more), or none of them has these workflows",
     )
@@ -179,9 +180,7 @@ def _timers(name: str, look: _Look) -> Check:
         look,
         "health_timers",
         fine="no timer of a live run is late",
-        told=lambda count, age, where: (
-            f"{_counted(count, 'run')} asleep though due for up to {age}, by worker: {where}"
-        ),
+        told=lambda count, age, where: f"{counted(count, 'run')} asleep though due for up to {age}, by worker: {where}",
         hint="the worker is overloaded or hangs: see its log and its CPU",
     )
 
@@ -192,7 +191,7 @@ def _wakes(name: str, look: _Look) -> Check:
         look,
         "health_mail",
         fine="no message waits to be read",
-        told=lambda count, age, where: f"{_counted(count, 'message')} unread for up to {age}: {where}",
+        told=lambda count, age, where: f"{counted(count, 'message')} unread for up to {age}: {where}",
         hint="workers look at least every POLL_INTERVAL: are they full, or cut off?",
     )
 
@@ -235,12 +234,12 @@ def _backlog(name: str, look: _Look) -> Check:
             status=Status.WARNING,
             count=sum(row[1] for row in slow),
             message="; ".join(
-                f"the queue {row[0]} has {row[1]:,} due, the first for {_span(row[2])}" for row in slow[:_MOST_NAMED]
+                f"the queue {row[0]} has {row[1]:,} due, the first for {_for(row[2])}" for row in slow[:_MOST_NAMED]
             ),
             hint="more workers or threads for it, or its limits are low for what is asked of it",
         )
     running = sum(row[3] for row in rows)
-    return Check(name=name, count=waiting, message=f"{_counted(waiting, 'task')} due on queues, {running:,} at work")
+    return Check(name=name, count=waiting, message=f"{counted(waiting, 'task')} due on queues, {running:,} at work")
 
 
 def _stuck(name: str, look: _Look) -> Check:
@@ -252,7 +251,7 @@ def _stuck(name: str, look: _Look) -> Check:
         name=name,
         status=Status.WARNING,
         count=count,
-        message=f"{_counted(count, 'run')} parked for want of matching code: "
+        message=f"{counted(count, 'run')} parked for want of matching code: "
         f"{_some([f'{row[0]} ({row[1]:,})' for row in rows])}",
         hint="manage.py continuum_audit says why; they go on when a worker with that code comes",
         examples=_examples(rows),
@@ -265,7 +264,7 @@ def _dead_letters(name: str, look: _Look) -> Check:
         return Check(name=name, message="no run has failed in the last 24 hours")
     count = sum(row[2] for row in rows)
     poison = sum(row[2] for row in rows if row[1] == "PoisonRunError")
-    message = f"{_counted(count, 'run')} failed in the last 24 hours: " + _some(
+    message = f"{counted(count, 'run')} failed in the last 24 hours: " + _some(
         [f"{row[0]} with {row[1] or 'no error'} ({row[2]:,})" for row in rows]
     )
     if poison:
@@ -295,14 +294,14 @@ def _partitions(name: str, look: _Look) -> Check:
             f"{'this month' if ahead < 0 else f'the next month ({moment:%Y-%m})'}",
             hint="a worker makes them: is one alive? Nothing is lost, events go to the default partition",
         )
-    return Check(name=name, count=ahead, message=f"the history has partitions for {_counted(ahead, 'month')} ahead")
+    return Check(name=name, count=ahead, message=f"the history has partitions for {counted(ahead, 'month')} ahead")
 
 
 def _default_partition(name: str, look: _Look) -> Check:
     count = look.rows("health_default_partition")[0][0]
     if not count:
         return Check(name=name, message="the default partition of the history is empty")
-    many = f"{count:,} events or more" if count >= 1000 else _counted(count, "event")
+    many = f"{count:,} events or more" if count >= 1000 else counted(count, "event")
     return Check(
         name=name,
         status=Status.WARNING,
@@ -336,12 +335,5 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _counted(number: int, one: str) -> str:
-    return f"{number:,} {one if number == 1 else one + 's'}"
-
-
-def _span(seconds: float) -> str:
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def _for(seconds: float) -> str:
+    return duration(timedelta(seconds=seconds), units=1)

@@ -212,7 +212,7 @@ class _Job:
         """Return the partitions whose every run may go; those without any run among them."""
         with self.connection.cursor() as cursor:
             settled = self.now - _SETTLED
-            months = [month for month in existing_months(cursor) if _time_of(month.upper) <= settled]
+            months = [month for month in existing_months(cursor) if month.until <= settled]
             lowers = [month.lower for month in months]
             going: Counter[str] = Counter()
             for run_id in _unpacked(ids):
@@ -263,7 +263,3 @@ class _Job:
 
 def _unpacked(ids: bytearray) -> Iterator[UUID]:
     return (UUID(bytes=bytes(ids[place : place + 16])) for place in range(0, len(ids), 16))
-
-
-def _time_of(bound: UUID) -> datetime:
-    return datetime.fromtimestamp((bound.int >> 80) / 1000, UTC)

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from continuum.core.history import Event, EventType
-from continuum.worker import journal as journals
+from continuum.worker import recording
 from continuum.worker.event_rows import COPY_EVENTS, event_rows
 from continuum.worker.live import Entry, RowUpdate
 from tests.desks import TIME_US, desks, event, rows
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-MANY = journals.COPY_FROM
+MANY = recording.COPY_FROM
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 records = st.lists(
@@ -54,13 +54,13 @@ class Statements:
 
     def __init__(self, monkeypatch):
         self.copies = 0
-        original = journals.event_rows
+        original = recording.event_rows
 
         def counted(batch):
             self.copies += 1
             return original(batch)
 
-        monkeypatch.setattr(journals, "event_rows", counted)
+        monkeypatch.setattr(recording, "event_rows", counted)
 
 
 @given(records)
@@ -137,7 +137,7 @@ def test_records_that_are_there_already_are_not_written_twice():
         async with desks() as desk:
             lives = [await desk.own() for _ in range(MANY)]
             await desk.write(*entries_of(lives))
-            landed = await desk.journal._landed(desk.journal._connection, entries_of(lives))
+            landed = await recording.landed(desk.journal._connection, entries_of(lives))
             assert landed == {live.id for live in lives}
 
     asyncio.run(scenario())
@@ -157,7 +157,7 @@ def test_a_connection_that_breaks_around_the_copy_leaves_all_or_nothing(monkeypa
                     "SELECT pg_terminate_backend(%s, 5000)", [desk.journal._connection.info.backend_pid]
                 )
 
-            write, send = journals.write_outbox, journals.event_rows
+            write, send = recording.write_outbox, recording.event_rows
 
             async def late(connection, batch):
                 if moment == "after the rows" and not broken:
@@ -170,8 +170,8 @@ def test_a_connection_that_breaks_around_the_copy_leaves_all_or_nothing(monkeypa
                     desk.journal._connection.pgconn.finish()
                 return send(batch)
 
-            monkeypatch.setattr(journals, "write_outbox", late)
-            monkeypatch.setattr(journals, "event_rows", early)
+            monkeypatch.setattr(recording, "write_outbox", late)
+            monkeypatch.setattr(recording, "event_rows", early)
             assert await desk.write(*entries) == set()
             assert broken
             assert desk.journal._connection is not broken[0]

@@ -15,7 +15,7 @@ LAYERS = [
     ["continuum.exceptions", "continuum.ids"],
     ["continuum.values"],
     ["continuum.core"],
-    ["continuum.conf", "continuum.telemetry", "continuum.discovery", "continuum.sourcefiles"],
+    ["continuum.conf", "continuum.telemetry", "continuum.discovery", "continuum.sourcefiles", "continuum.wording"],
     ["continuum.determinism"],
     [
         "continuum.fields",
@@ -31,6 +31,7 @@ LAYERS = [
         "continuum.client",
         "continuum.describing",
         "continuum.health",
+        "continuum.hint_sender",
         "continuum.hints",
         "continuum.labelling",
         "continuum.listening",
@@ -40,7 +41,9 @@ LAYERS = [
         "continuum.retention",
         "continuum.search",
         "continuum.starting",
+        "continuum.statements",
         "continuum.timeline",
+        "continuum.upkeep",
         "continuum.waiting",
     ],
     [

@@ -11,10 +11,11 @@ from django.core.management import CommandError, call_command
 
 import continuum
 from continuum.ids import smallest_uuid7
-from continuum.management.drawing import draw, span_of_time
+from continuum.management.drawing import draw
 from continuum.models import InboxMessage, Run
 from continuum.redaction import HIDDEN
 from continuum.timeline import timeline
+from continuum.wording import duration
 from tests.app.workflows import echo, everything, fails
 from tests.factories import HistoryEventFactory, RunFactory
 from tests.test_cluster import start_worker  # noqa: F401
@@ -282,4 +283,4 @@ class TestDrawing:
         [(0.0123, "12 ms"), (4.21, "4.2 s"), (75, "1 min 15 s"), (3 * 3600, "3 h"), (90_000, "1 d 1 h")],
     )
     def test_lengths_are_told_in_two_units(self, seconds, told):
-        assert span_of_time(timedelta(seconds=seconds)) == told
+        assert duration(timedelta(seconds=seconds)) == told

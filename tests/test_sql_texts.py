@@ -24,6 +24,6 @@ def test_what_is_left_out_is_comments_only(name):
     assert not any(line.lstrip().startswith("--") for line in sent)
 
 
-@pytest.mark.parametrize("name", ["journal", "claim_due", "claim_mail", "claim_parked", "claim_suspect"])
+@pytest.mark.parametrize("name", ["journal", "claim_due", "claim_mail", "claim_parked", "claim_suspects"])
 def test_statements_that_are_sent_all_the_time_are_short_enough_to_be_known_again(name):
     assert len(sql.load(name).encode()) <= CACHED

@@ -9,29 +9,12 @@ from django.utils.dateparse import parse_datetime
 from django.utils.formats import date_format
 from django.utils.html import format_html
 
+from continuum.wording import duration
+
 __all__ = ["ago", "duration", "moment", "waits"]
 
 _MOST_LINES = 3
 _PLURALS = {"activity": "calls of the activity", "child": "children"}
-
-
-def duration(span: timedelta) -> str:
-    """Return a length of time in its two largest units, such as ``3 h 12 min``; below a second in milliseconds."""
-    seconds = abs(span.total_seconds())
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
-    for size, unit, smaller_size, smaller_unit in (
-        (86_400, "d", 3_600, "h"),
-        (3_600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= size:
-            first, rest = whole // size, whole % size // smaller_size
-            return f"{first} {unit} {rest} {smaller_unit}" if rest else f"{first} {unit}"
-    return f"{whole} s"
 
 
 def ago(when: datetime, now: datetime) -> str:

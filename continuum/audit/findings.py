@@ -9,6 +9,7 @@ from uuid import UUID
 
 from continuum.audit.proofs import ReplayReport
 from continuum.audit.verdicts import SAFE_TO_REMOVE
+from continuum.wording import counted
 
 __all__ = [
     "Audit",
@@ -173,15 +174,15 @@ class Audit:
             if site.verdict == SAFE_TO_REMOVE
         ]
         found += [
-            f"{_counted(each.active_runs, 'active run')} of {each.workflow} version {each.version} "
+            f"{counted(each.active_runs, 'active run')} of {each.workflow} version {each.version} "
             f"({each.version_hash or 'no hash'}) cannot be adopted: {each.reason}"
             for each in self.unloaded_versions
             if not each.adoptable
         ]
         if self.stuck_runs:
-            found.append(f"{_counted(self.stuck_runs, 'run')} stuck: code and history do not fit")
+            found.append(f"{counted(self.stuck_runs, 'run')} stuck: code and history do not fit")
         if self.replay is not None and self.replay.drifted:
-            found.append(f"{_counted(self.replay.drifted, 'history', 'histories')} not replayed by the code at hand")
+            found.append(f"{counted(self.replay.drifted, 'history', 'histories')} not replayed by the code at hand")
         return found
 
 
@@ -197,7 +198,3 @@ def _plain(value: Any) -> Any:
 
 def _site_named(site: Site) -> str:
     return f"patched({site.name!r}) at {site.file}:{site.line}"
-
-
-def _counted(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"

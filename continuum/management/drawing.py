@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from continuum.timeline import Lane, Span, Timeline
+from continuum.wording import duration
 
-__all__ = ["draw", "span_of_time"]
+__all__ = ["draw"]
 
 _FILLS = {"completed": "━", "failed": "━", "retried": "╌", "open": "━", "waiting": "┄"}
 _POINTS = {"completed": "●", "failed": "✗", "retried": "↻", "open": "▶", "waiting": "↻"}
@@ -38,25 +39,11 @@ def draw(timeline: Timeline, width: int) -> Iterator[str]:
     for gap in timeline.scale.gaps:
         if gap.length >= timedelta(seconds=1):
             began = _since(timeline, gap.start)
-            yield f"{_GAP * 3} {span_of_time(gap.length)} of waiting is drawn short, from +{began}"
-
-
-def span_of_time(span: timedelta) -> str:
-    """Return a length of time in one or two units: ``12 ms``, ``4.2 s``, ``3 h 12 min``."""
-    seconds = abs(span.total_seconds())
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    for size, unit, smaller, smaller_unit in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            rest = int(seconds % size // smaller)
-            return f"{int(seconds // size)} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
-    return ""
+            yield f"{_GAP * 3} {duration(gap.length)} of waiting is drawn short, from +{began}"
 
 
 def _axis(timeline: Timeline, room: int) -> str:
-    left, right = "0", f"+{span_of_time(timeline.end - timeline.start)}"
+    left, right = "0", f"+{duration(timeline.end - timeline.start)}"
     return left + "─" * (room - len(left) - len(right)) + right
 
 
@@ -94,11 +81,11 @@ def _told(timeline: Timeline, lane: Lane) -> str:
 def _length(timeline: Timeline, span: Span) -> str:
     if span.is_point:
         return f"+{_since(timeline, span.start)}"
-    return span_of_time((span.end or timeline.end) - span.start)
+    return duration((span.end or timeline.end) - span.start)
 
 
 def _since(timeline: Timeline, moment: datetime) -> str:
-    return span_of_time(moment - timeline.start)
+    return duration(moment - timeline.start)
 
 
 def _name(lane: Lane) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from continuum.management.drawing import draw, span_of_time
+from continuum.management.drawing import draw
 from continuum.models import Run
 from continuum.timeline import timeline
+from continuum.wording import duration
 
 __all__ = ["event_lines", "list_lines", "run_lines"]
 
@@ -38,7 +39,7 @@ def list_lines(runs: Iterable[Run], now: datetime) -> Iterator[str]:
         (
             str(run.id),
             run.state,
-            span_of_time(now - run.started_at),
+            duration(now - run.started_at),
             run.workflow,
             run.namespace,
             " ".join(f"{name}={_short(value)}" for name, value in run.attributes.items()),
@@ -81,7 +82,7 @@ def event_lines(events: Iterable[dict[str, Any]], started: datetime) -> Iterator
 
 def _offset(span: timedelta) -> str:
     seconds = span.total_seconds()
-    return f"+{seconds:.3f} s" if seconds < 100 else f"+{span_of_time(span)}"
+    return f"+{seconds:.3f} s" if seconds < 100 else f"+{duration(span)}"
 
 
 def _without_traceback(data: Any) -> Any:
@@ -92,7 +93,7 @@ def _without_traceback(data: Any) -> Any:
 
 def _why(run: Run, values: dict[str, Any]) -> Iterator[str]:
     if run.is_terminal:
-        yield f"{run.state}, {span_of_time(run.completed_at - run.started_at)} after its start"
+        yield f"{run.state}, {duration(run.completed_at - run.started_at)} after its start"
     else:
         yield run.state
     error = values["error"]
@@ -115,7 +116,7 @@ def _wait(wait: Any, now: datetime) -> str:
         words.append(f"attempt {wait['attempt']}")
     for key, told in (("since", "for {}"), ("until", "until in {}"), ("next_try", "next try in {}")):
         if wait.get(key):
-            words.append(told.format(span_of_time(now - datetime.fromisoformat(wait[key]))))
+            words.append(told.format(duration(now - datetime.fromisoformat(wait[key]))))
     if wait.get("last_error"):
         words.append(f"last error {wait['last_error']}")
     return ", ".join(words)

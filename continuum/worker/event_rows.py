@@ -1,8 +1,8 @@
 """Rows of events in PostgreSQL's binary format for ``COPY``.
 
-Rows that arrive by ``COPY`` are logged a page at a time rather than each by itself: 47 bytes less of write-ahead log an
-event, of 318 with its index entry. They are neither quoted here nor parsed there. For a few rows the further round trips
-cost more than that saves.
+Rows that arrive by ``COPY`` are logged a page at a time rather than each by itself: 47 bytes less of write-ahead log
+an event, of 318 with its index entry. They are neither quoted here nor parsed there. For a few rows the further round
+trips cost more than that saves.
 
 The format is documented with PostgreSQL's ``COPY`` command; timestamps are microseconds since 2000, in UTC.
 """

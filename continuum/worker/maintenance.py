@@ -42,6 +42,7 @@ class _Duty:
     name: str
     every: float
     do: Callable[[psycopg.AsyncConnection[Any]], Awaitable[object]]
+    if_forbidden: str = ""
     due: float = 0.0
     failing: bool = False
 
@@ -77,7 +78,12 @@ class Maintenance:
             _Duty("freeing activities of dead workers", STRANDED_EVERY, self.free_stranded_tasks),
             _Duty("parking runs that nobody has the code for", STRANDED_EVERY, self.park_unknown),
             _Duty("noting which versions are at work", PRUNE_EVERY, self.note_versions),
-            _Duty("making partitions of the history", PARTITIONS_EVERY, self.make_partitions),
+            _Duty(
+                "making partitions of the history",
+                PARTITIONS_EVERY,
+                self.make_partitions,
+                if_forbidden="somebody who may make tables can make them: manage.py continuum_partitions --create",
+            ),
             _Duty("deleting old rows", PRUNE_EVERY, self.prune),
         ]
 
@@ -117,7 +123,10 @@ class Maintenance:
         except Exception as error:
             # Once for each spell: what fails every second must not fill the log.
             if not duty.failing:
-                logger.warning("%s failed: %s", duty.name, brief(error), exc_info=not isinstance(error, psycopg.Error))
+                said = brief(error)
+                if duty.if_forbidden and isinstance(error, psycopg.errors.InsufficientPrivilege):
+                    said = f"{said}; {duty.if_forbidden}"
+                logger.warning("%s failed: %s", duty.name, said, exc_info=not isinstance(error, psycopg.Error))
             duty.failing = True
         else:
             if duty.failing:

@@ -12,6 +12,7 @@ from django.template.defaultfilters import filesizeformat
 from continuum import retention
 from continuum.management.options import add_database, count, database, duration, reachable
 from continuum.retention import Pruned, Survey
+from continuum.wording import counted
 
 try:
     from tqdm import tqdm
@@ -98,15 +99,15 @@ class Command(BaseCommand):
         self.stdout.write("\n".join(lines))
 
     def _tell_pruned(self, done: Pruned) -> None:
-        lines = [f"Deleted {_counted(done.runs, 'run')}, {_counted(done.events, 'event')} of their histories."]
+        lines = [f"Deleted {counted(done.runs, 'run')}, {counted(done.events, 'event')} of their histories."]
         if done.messages:
-            lines.append(f"Deleted {_counted(done.messages, 'message')} of theirs.")
+            lines.append(f"Deleted {counted(done.messages, 'message')} of theirs.")
         if done.keys:
-            lines.append(f"Deleted {_counted(done.keys, 'idempotency key')}.")
+            lines.append(f"Deleted {counted(done.keys, 'idempotency key')}.")
         if done.months:
             lines.append(f"Dropped {', '.join(done.months)}.")
         if done.left:
-            lines.append(f"Left {_counted(done.left, 'run')} that somebody held, or came to need, at that moment.")
+            lines.append(f"Left {counted(done.left, 'run')} that somebody held, or came to need, at that moment.")
         if done.left_months:
             lines.append(f"Left {', '.join(done.left_months)}: in use just then. The next time they go.")
         self.stdout.write("\n".join(lines))
@@ -129,7 +130,3 @@ class _Bar:
     def _show(self, done: int, total: int) -> None:
         self._bar.total = total
         self._bar.update(done - self._bar.n)
-
-
-def _counted(number: int, one: str) -> str:
-    return f"{number:,} {one if number == 1 else one + 's'}"

@@ -22,6 +22,7 @@ import continuum
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
 from continuum.management.options import add_database, count, database
+from continuum.wording import counted
 from continuum.worker import log
 from continuum.worker.options import NodeOptions
 from continuum.worker.queues import DEFAULT_QUEUE
@@ -144,8 +145,8 @@ class Command(BaseCommand):
             ("queues", ", ".join(node.queues) if node.queues else "all"),
             (
                 "capacity",
-                f"{_counted(node.concurrency, 'run')} and {_counted(node.threads, 'thread')} in each of "
-                f"{_counted(processes, 'process', 'processes')}",
+                f"{counted(node.concurrency, 'run')} and {counted(node.threads, 'thread')} in each of "
+                f"{counted(processes, 'process', 'processes')}",
             ),
             ("workflows", ran),
             ("activities", _some(activities) or "none"),
@@ -236,10 +237,6 @@ def _wrapped(name: str, what: str) -> str:
 
 def _listed(names: list[str]) -> str:
     return ("migration " if len(names) == 1 else "migrations ") + ", ".join(names)
-
-
-def _counted(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _some(names: list[str]) -> str:
