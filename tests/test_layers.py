@@ -40,6 +40,7 @@ LAYERS = [
         "continuum.retention",
         "continuum.search",
         "continuum.starting",
+        "continuum.surroundings",
         "continuum.timeline",
         "continuum.upkeep",
         "continuum.waiting",
