@@ -307,8 +307,9 @@ def _pruning() -> Iterator[str]:
             "SELECT count(*) FROM stays WHERE NOT EXISTS (SELECT FROM continuum_runs r WHERE r.id = stays.id)"
         )
         missing = cursor.fetchone()[0]
-    if missing or done.runs != expected.may_go.total():
-        raise AssertionError(f"{missing} runs that live, or that a chain needs, are gone; deleted {done.runs}")
+    # Meanwhile the time of some more was over.
+    if missing or done.runs < expected.may_go.total():
+        raise AssertionError(f"{missing} runs that live, or that a chain needs, are gone; {done} of {expected}")
     reading, *rest = batches
     rest.sort()
     yield (

@@ -18,11 +18,10 @@ BACKLOG = 300.0
 
 def workers(name: str, look: Look) -> Check:
     """Whether somebody is at work, and hears of news."""
-    live = look.rows("health_live")[0][0]
     message = f"{counted(look.alive, 'worker')} at work"
     if look.draining:
         message += f", {look.draining} draining"
-    if look.alive == 0 and live:
+    if look.alive == 0 and (live := look.rows("health_live")[0][0]):
         return Check(
             name=name,
             status=Status.CRITICAL,
