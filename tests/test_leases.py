@@ -532,6 +532,38 @@ def test_runs_of_an_owner_nobody_knows_are_freed_and_those_of_live_owners_kept()
     assert asyncio.run(scenario()) == (2, [(False, 3), (True, 2)])
 
 
+def test_runs_that_were_at_work_go_on_before_those_that_have_waited_for_their_turn():
+    async def scenario():
+        async with sessions() as connection:
+            me, other = await node(connection), await node(connection)
+            await connection.execute(
+                "INSERT INTO continuum_runs (id, workflow, correlation_id, state, priority, next_wakeup_at) "
+                "SELECT gen_random_uuid(), 'flow', gen_random_uuid(), 'pending', n % 2, now() - n * interval '1 min' "
+                "FROM generate_series(1, 100) AS n"
+            )
+            at_work = await give_runs(connection, other.worker_id, 2)
+            [quiet] = await give_runs(connection, other.worker_id, 1, "suspended")
+            await expire(connection, other.worker_id)
+            await declare_dead(connection, me.worker_id)
+            line = await rows(
+                connection,
+                "SELECT id FROM continuum_runs WHERE priority = 0 ORDER BY next_wakeup_at, started_at DESC, id",
+            )
+            overtaken = await rows(
+                connection,
+                "SELECT count(*) FROM continuum_runs WHERE priority = 0 AND state = 'pending' AND next_wakeup_at <"
+                " (SELECT min(next_wakeup_at) FROM continuum_runs WHERE id = ANY(%s))",
+                [at_work],
+            )
+            return [run for (run,) in line], at_work, quiet, overtaken
+
+    line, at_work, quiet, overtaken = asyncio.run(scenario())
+    # As early as whoever is the first of their priority, which is a matter of chance then; no other comes before them.
+    assert set(at_work) <= set(line[:3])
+    assert overtaken == [(0,)]
+    assert line[-1] == quiet
+
+
 def test_a_run_locked_by_somebody_is_left_for_the_next_sweep():
     async def scenario():
         async with sessions(2) as (connection, other):
