@@ -28,6 +28,11 @@ SELECT 'shop-' || n, 'shop-' || n, 100 + n, 'alive', true, now() + interval '1 d
 FROM generate_series(1, %(workers)s) AS n
 """
 
+VERSIONS = """
+INSERT INTO continuum_workflow_versions (workflow, version, version_hash)
+SELECT DISTINCT workflow, 1, %(hash)s FROM continuum_runs
+"""
+
 # A run's lease token is the number it was made with. "place" counts the live ones from the newest one on.
 LIVE = """
 UPDATE continuum_runs AS run
@@ -137,6 +142,14 @@ def make_live(cursor: Any, live: int, *, runs: int, events: int, until: Any, ver
         "hash": version_hash,
         "workers": _WORKERS,
     }
-    for statement in (WORKERS, LIVE.format(waits=f"CASE {cases} END"), TASKS, CHILDREN, LIVE_CHILDREN, CHAINS):
+    for statement in (
+        VERSIONS,
+        WORKERS,
+        LIVE.format(waits=f"CASE {cases} END"),
+        TASKS,
+        CHILDREN,
+        LIVE_CHILDREN,
+        CHAINS,
+    ):
         cursor.execute(statement, parameters)
         cursor.execute("VACUUM (ANALYZE) continuum_runs")

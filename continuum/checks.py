@@ -1,9 +1,11 @@
-"""System checks: settings, databases, workflow modules, transactional activities, determinism."""
+"""System checks: settings, databases, what surrounds us, workflow modules, transactional activities, determinism."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
@@ -14,11 +16,16 @@ from django.db.utils import DatabaseError, NotSupportedError
 from continuum import conf
 from continuum.core.registry import registry
 from continuum.discovery import import_listed_modules
+from continuum.surroundings import Misfit, database_misfits, differs, project_misfits
+from continuum.upkeep import rights
+from continuum.worker.connections import connect_sync, is_pooled, lends_sessions_sync
+from continuum.worker.partitions import missing_months
 
 __all__ = [
     "TAG",
     "check_aliases",
     "check_determinism",
+    "check_project",
     "check_servers",
     "check_settings",
     "check_transactional",
@@ -69,9 +76,15 @@ def check_aliases(**kwargs: Any) -> list[CheckMessage]:
     return found
 
 
+@register(TAG)
+def check_project(**kwargs: Any) -> list[CheckMessage]:
+    """The settings of ``CONTINUUM`` agree with each other, and the project's other settings with them."""
+    return _messages(project_misfits())
+
+
 @register(TAG, Tags.database)
 def check_servers(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """The servers behind the aliases can be reached and are new enough. For ``check --database`` and ``migrate``."""
+    """The servers behind the aliases can be reached, are new enough, and suit us: ``check --database``, ``migrate``."""
     found: list[CheckMessage] = []
     for alias in dict.fromkeys(alias for _, alias in _aliases()):
         if alias not in (databases or ()) or alias not in connections.settings or not _is_postgresql(alias):
@@ -92,7 +105,73 @@ def check_servers(databases: Sequence[str] | None = None, **kwargs: Any) -> list
                         id="continuum.E005",
                     )
                 )
+                continue
+            found += _database(alias)
     return found
+
+
+def _database(alias: str) -> list[CheckMessage]:
+    try:
+        found = database_misfits(alias)
+        listen = conf.settings.LISTEN_DATABASE
+        if alias == conf.settings.DATABASE:
+            found += _partitions(alias)
+            if listen is None and not is_pooled(alias):
+                found += _pooler(alias)
+        elif alias == listen and differs(conf.settings.DATABASE, alias):
+            found.append(
+                Misfit(
+                    id="continuum.E012",
+                    message=f'CONTINUUM["LISTEN_DATABASE"] names {alias!r}, which leads to another database than '
+                    f"{conf.settings.DATABASE!r}: no notification is ever sent there.",
+                    hint="Name an alias of the same database on the same server.",
+                )
+            )
+    except DatabaseError as error:
+        return [Error(f"Cannot ask database {alias!r}: {str(error).strip()}", id="continuum.E006")]
+    return _messages(found)
+
+
+def _partitions(alias: str) -> list[Misfit]:
+    """Whether the history has a partition for the next month, if it is there at all and nobody else will make one."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT to_regclass('continuum_events') IS NOT NULL")
+        if not cursor.fetchone()[0] or not (missing := missing_months(cursor, datetime.now(UTC), 1)):
+            return []
+    asking = rights(using=alias)
+    if asking.may_create:
+        return []  # a worker makes them
+    return [
+        Misfit(
+            id="continuum.W027",
+            message=f"The history in database {alias!r} lacks {missing[0].name}, and the role {asking.user} may not "
+            "make it: events go to the default partition.",
+            hint=f"As {asking.owner}: manage.py continuum_partitions --create; see --sql as well.",
+        )
+    ]
+
+
+def _pooler(alias: str) -> list[Misfit]:
+    with (
+        closing(connect_sync(alias, application_name="continuum check")) as one,
+        closing(connect_sync(alias, application_name="continuum check")) as other,
+    ):
+        if not lends_sessions_sync(one, other):
+            return []
+    return [
+        Misfit(
+            id="continuum.W025",
+            message=f"A transaction pooler stands before database {alias!r}, and CONTINUUM has no LISTEN_DATABASE: "
+            f"workers hear no notifications and look every {conf.settings.POLL_INTERVAL:g} s; one that dies is noticed "
+            f"after {conf.settings.LEASE_TTL:g} s.",
+            hint='Set CONTINUUM["LISTEN_DATABASE"] to an alias that leads there without the pooler, and '
+            "DISABLE_SERVER_SIDE_CURSORS for this one.",
+        )
+    ]
+
+
+def _messages(misfits: Iterable[Misfit]) -> list[CheckMessage]:
+    return [(Error if each.serious else Warning)(each.message, hint=each.hint, id=each.id) for each in misfits]
 
 
 @register(TAG)

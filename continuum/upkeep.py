@@ -31,6 +31,9 @@ from continuum.worker.sql import load
 
 __all__ = ["Outcome", "Partition", "Rights", "Step", "carry_out", "partitions", "plan", "rights", "script"]
 
+# So many rows are counted where PostgreSQL has no estimate yet.
+_SOON_TOLD = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
@@ -97,14 +100,18 @@ def partitions(*, using: str | None = None) -> list[Partition]:
                 name=month.name,
                 since=month.since,
                 until=month.until,
-                **_sizes(*sizes[month.name]),
+                rows=_rows(cursor, month.name, sizes[month.name][0]),
+                size=sizes[month.name][1],
                 oldest_live=_oldest_live(cursor, month),
             )
             for month in existing_months(cursor)
         ]
         if DEFAULT_PARTITION in sizes:
-            default = _sizes(*sizes[DEFAULT_PARTITION])
-            found.append(Partition(name=DEFAULT_PARTITION, since=None, until=None, **default, oldest_live=None))
+            estimate, size = sizes[DEFAULT_PARTITION]
+            rows = _rows(cursor, DEFAULT_PARTITION, estimate, doubtful=True)
+            found.append(
+                Partition(name=DEFAULT_PARTITION, since=None, until=None, rows=rows, size=size, oldest_live=None)
+            )
         return found
 
 
@@ -159,8 +166,15 @@ def rights(*, using: str | None = None) -> Rights:
         return Rights(user=user, owner=owner, may_create=may_create)
 
 
-def _sizes(rows: int, size: int) -> dict[str, Any]:
-    return {"rows": None if rows < 0 else rows, "size": size}
+def _rows(cursor: Any, name: str, estimate: int, *, doubtful: bool = False) -> int | None:
+    """Return the estimate, or the number where there is none, or no good one, and it is soon told."""
+    if estimate >= 0 and not doubtful:
+        return estimate
+    cursor.execute(f"SELECT count(*) FROM (SELECT FROM {name} LIMIT %s) AS found", [_SOON_TOLD])
+    number = cursor.fetchone()[0]
+    if number < _SOON_TOLD:
+        return number
+    return estimate if estimate >= 0 else None
 
 
 def _oldest_live(cursor: Any, month: Month) -> UUID | None:

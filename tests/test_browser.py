@@ -121,6 +121,23 @@ class TestLiveness:
         page.evaluate("getSelection().removeAllRanges()")
         page.locator("#event-2").wait_for()
 
+    def test_what_takes_long_to_make_is_asked_for_less_often(self, tab):
+        run, page = a_live_run(), tab()
+        page.clock.install()
+        page.goto(page_of(run))
+        page.evaluate("let now = 0; performance.now = () => (now += 1500)")
+        asked = []
+        page.on("request", lambda request: asked.append(request.url) if "fragment" in request.url else None)
+        HistoryEventFactory(run=run, seq=2)
+        page.clock.run_for(2_000)
+        page.locator("#event-2").wait_for()
+        HistoryEventFactory(run=run, seq=3)
+        page.clock.run_for(12_000)
+        assert len(asked) == 1
+        page.clock.run_for(4_000)
+        page.locator("#event-3").wait_for()
+        assert len(asked) == 2
+
     def test_the_dashboard_follows(self, tab):
         page = tab()
         page.goto(reverse("admin:continuum_dashboard_changelist"))

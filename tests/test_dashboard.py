@@ -92,7 +92,7 @@ class TestPage:
         RunFactory(state="stuck_unknown_version")
         html = page().content.decode()
         text = str(Page(html))
-        assert "2 of 10 checks found something" in text
+        assert "2 of 12 checks found something" in text
         assert text.index("What is wrong") < text.index("no worker is at work") < text.index("Under way")
         assert "state__exact=stuck_unknown_version" in html
 
@@ -133,7 +133,7 @@ class TestPage:
                 ended(n)
                 RunFactory(state="suspended", workflow=f"w{n}", waiting_on=[{"kind": "timer"}])
                 WorkerFactory()
-            with django_assert_max_num_queries(40):
+            with django_assert_max_num_queries(45):
                 page()
 
     def test_a_question_that_takes_too_long_leaves_the_rest_standing(self, page, monkeypatch):

@@ -198,7 +198,7 @@ class TestCommand:
 
     def test_strict_exits_with_1_when_something_was_found(self, worker):
         RunFactory(state="stuck_unknown_version")
-        assert "1 of 10 checks found something." in run_command()
+        assert "1 of 12 checks found something." in run_command()
         with pytest.raises(SystemExit) as ended:
             run_command("--strict")
         assert ended.value.code == 1

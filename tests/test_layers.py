@@ -42,6 +42,7 @@ LAYERS = [
         "continuum.search",
         "continuum.starting",
         "continuum.statements",
+        "continuum.surroundings",
         "continuum.timeline",
         "continuum.upkeep",
         "continuum.waiting",

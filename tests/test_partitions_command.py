@@ -76,6 +76,14 @@ class TestShowing:
         assert line.split()[-1] == str(run.id)
         assert told.splitlines()[-1] == "No partition is missing, for 3 months ahead."
 
+    def test_few_events_are_counted_where_there_is_no_estimate_yet(self):
+        events_of(MAY)
+        told = json.loads(run_command("--format", "json")[0])["partitions"]
+        assert told[-1]["rows"] == 3
+        run_command("--move")
+        told = json.loads(run_command("--format", "json")[0])["partitions"]
+        assert [told[0]["rows"], told[-1]["rows"]] == [3, 0]
+
     def test_a_month_whose_runs_have_ended_is_kept_by_none(self):
         RunFactory(ended=True)
         told, _ = run_command("--format", "json")

@@ -50,7 +50,7 @@ def start_often():
 def test_what_comes_again_is_prepared_once():
     start_often()
     assert len(prepared()) == 1
-    assert prepared()[0].startswith("-- Starts one run")
+    assert "INSERT INTO continuum_runs" in prepared()[0]
     start_often()
     assert len(prepared()) == 1
 
@@ -94,6 +94,17 @@ def test_in_a_transaction_nothing_is_prepared_and_all_of_it_is_undone_together()
         assert prepared() == []
         transaction.set_rollback(True)
     assert not Run.objects.exists()
+
+
+def test_in_a_transaction_begun_by_hand_nothing_is_prepared():
+    start_often()
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+        cursor.execute("BEGIN")
+        start_often()
+        cursor.execute("ROLLBACK")
+    assert Run.objects.count() == OFTEN
+    assert prepared() == []
 
 
 def test_a_transaction_after_the_statement_was_prepared_is_joined_as_well():
@@ -180,7 +191,7 @@ def test_those_who_watch_the_connection_see_the_statement():
     with connection.execute_wrapper(watch), CaptureQueriesContext(connection) as captured:
         continuum.start(flow, 1)
     assert len(seen) == len(captured) == 1
-    assert seen[0].startswith("-- Starts one run")
+    assert "INSERT INTO continuum_runs" in seen[0]
     assert "tests.statements.flow" in captured[0]["sql"]
 
 

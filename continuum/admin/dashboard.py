@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError
 from django.db.models import Count, IntegerField, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 from django.template.response import TemplateResponse
@@ -25,6 +26,7 @@ from continuum.admin.base import ReadOnlyAdmin
 from continuum.conf import settings as continuum_settings
 from continuum.models import Dashboard, Run, Worker
 from continuum.redaction import Shown, redacted
+from continuum.surroundings import complaint
 
 __all__ = ["DashboardAdmin"]
 
@@ -100,7 +102,7 @@ class DashboardAdmin(ReadOnlyAdmin):
             "title": capfirst(self.opts.verbose_name_plural),
             "media": self.media,
             "fragment": f"{fragment}?{request.GET.urlencode()}" if request.GET else fragment,
-            **self._facts(request),
+            **self._facts_or_trouble(request),
             **(extra_context or {}),
         }
         return TemplateResponse(request, "admin/continuum/dashboard/change_list.html", context)
@@ -109,7 +111,14 @@ class DashboardAdmin(ReadOnlyAdmin):
         """The changing part, for the script that keeps the page up to date."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        return TemplateResponse(request, "admin/continuum/dashboard/body.html", self._facts(request))
+        return TemplateResponse(request, "admin/continuum/dashboard/body.html", self._facts_or_trouble(request))
+
+    def _facts_or_trouble(self, request):
+        try:
+            return self._facts(request)
+        except DatabaseError as error:
+            # Whoever looks here wants to know what is wrong, more than anything when it is this.
+            return {"trouble": complaint(continuum_settings.DATABASE, error)}
 
     def _facts(self, request):
         alias = continuum_settings.DATABASE
@@ -228,7 +237,7 @@ def _seen(run: Run) -> Any:
 
 def _workers(alias: str, now: datetime) -> list[dict[str, Any]]:
     owned = Run.objects.using(alias).filter(owner_id=OuterRef("id")).order_by().values("owner_id")
-    number = Subquery(owned.annotate(number=Count("id")).values("number"), output_field=IntegerField())
+    number = Subquery(owned.annotate(number=Count("*")).values("number"), output_field=IntegerField())
     workers = Worker.objects.using(alias).exclude(state=Worker.State.DEAD).annotate(live=Coalesce(number, 0))
     return [
         {

@@ -1,12 +1,15 @@
 """List filters whose choices do not cost a pass over all runs."""
 
+from collections.abc import Sequence
+
 from django.contrib.admin import SimpleListFilter
 from django.db import connections
+from django.db.models import Q, QuerySet
 
 from continuum.conf import settings as continuum_settings
-from continuum.models import WorkflowVersion
+from continuum.models import Run, WorkflowVersion
 
-__all__ = ["NamespaceFilter", "WorkflowFilter"]
+__all__ = ["NamespaceFilter", "WorkflowFilter", "of_workflows"]
 
 _MOST_CHOICES = 100
 
@@ -23,6 +26,26 @@ SELECT namespace FROM hop WHERE namespace IS NOT NULL LIMIT %s
 """
 
 
+def of_workflows(runs: QuerySet, names: Sequence[str]) -> QuerySet:
+    """Keep the runs of some workflows.
+
+    The index on workflows is for runs that have ended, in each namespace. Named in the question, it finds the few runs
+    of a rare workflow beside those that live; otherwise that would take reading all there are.
+    """
+    spaces = _namespaces()
+    if len(spaces) == _MOST_CHOICES:
+        return runs.filter(workflow__in=names)
+    ended = Q(state__in=Run.TERMINAL_STATES, namespace__in=spaces)
+    live = Q(state__in=set(Run.State) - set(Run.TERMINAL_STATES), namespace__in=spaces)
+    return runs.filter(ended | live, workflow__in=names)
+
+
+def _namespaces() -> list[str]:
+    with connections[continuum_settings.DATABASE].cursor() as cursor:
+        cursor.execute(_NAMESPACES, [_MOST_CHOICES])
+        return [name for (name,) in cursor.fetchall()]
+
+
 class NamespaceFilter(SimpleListFilter):
     """By namespace, when there is more than one."""
 
@@ -30,9 +53,7 @@ class NamespaceFilter(SimpleListFilter):
     parameter_name = "namespace"
 
     def lookups(self, request, model_admin):
-        with connections[continuum_settings.DATABASE].cursor() as cursor:
-            cursor.execute(_NAMESPACES, [_MOST_CHOICES])
-            return [(name, name) for (name,) in cursor.fetchall()]
+        return [(name, name) for name in _namespaces()]
 
     def has_output(self):
         return len(self.lookup_choices) > 1
@@ -53,4 +74,4 @@ class WorkflowFilter(SimpleListFilter):
         return [(name, name) for name in names]
 
     def queryset(self, request, queryset):
-        return queryset if self.value() is None else queryset.filter(workflow=self.value())
+        return queryset if self.value() is None else of_workflows(queryset, [self.value()])

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from django.db.models import Q, QuerySet
 
+from continuum.admin.filters import of_workflows
 from continuum.models import WorkflowVersion
 
 __all__ = ["HELP", "attribute_query", "found", "id_bounds"]
@@ -34,7 +35,7 @@ def found(runs: QuerySet, term: str) -> QuerySet:
         elif (pair := _pair(word)) is not None:
             runs = runs.filter(_with_attribute(*pair))
         else:
-            runs = runs.filter(workflow__in=_workflows(runs, word))
+            runs = of_workflows(runs, _workflows(runs, word))
     return runs
 
 

@@ -40,7 +40,7 @@ class WorkerAdmin(ReadOnlyAdmin):
     def get_queryset(self, request):
         # Through the partial index on owner_id, which holds owned runs only.
         owned = Run.objects.filter(owner_id=OuterRef("id")).order_by().values("owner_id")
-        live = Subquery(owned.annotate(number=Count("id")).values("number"), output_field=IntegerField())
+        live = Subquery(owned.annotate(number=Count("*")).values("number"), output_field=IntegerField())
         return super().get_queryset(request).annotate(live=Coalesce(live, 0))
 
     @admin.display(description="state", ordering="state")

@@ -94,9 +94,9 @@ class Execution:
             history: its events so far, in order; follow with :meth:`replay`.
             cancelled: why the run was cancelled before it began, or None. Its code then does not run at all.
         """
-        events = list(history)
-        self._retried_us = resuming.last_retried_us(events)
-        self._expect(events, *resuming.prepare(events, now_us))
+        if events := list(history):
+            self._retried_us = resuming.last_retried_us(events)
+            self._expect(events, *resuming.prepare(events, now_us))
         self._begin(now_us, cancelled)
 
     def _expect(self, events: list[Event], history: list[Event], retry: resuming.Retry | None) -> None:
@@ -105,8 +105,7 @@ class Execution:
         self._history.extend(history)
         self._unmet = len(history)
         self._marks = resuming.marks_at_the_end(history)
-        if events:
-            self.seq, self._last_us = events[-1].seq, events[-1].time_us
+        self.seq, self._last_us = events[-1].seq, events[-1].time_us
 
     def _begin(self, now_us: int, cancelled: str | None = None) -> None:
         self.asks.retried_us = self._retried_us

@@ -361,9 +361,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     get_debug = bool  # type: ignore[assignment]  # each future asks: False, without a call of Python
 
-    def set_debug(self, enabled: Any) -> None: ...
+    def set_debug(self, enabled: bool) -> None: ...
 
-    _timer_handle_cancelled = set_debug
+    def _timer_handle_cancelled(self, handle: Any) -> None: ...
 
     def is_running(self) -> bool:
         return True

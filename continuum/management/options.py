@@ -12,6 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, connections
 
 from continuum.conf import settings as continuum_settings
+from continuum.surroundings import complaint
 
 __all__ = ["add_database", "count", "database", "duration", "reachable"]
 
@@ -47,10 +48,7 @@ def reachable(alias: str) -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
-        said = " ".join(str(error).split())
-        missing = getattr(error.__cause__, "sqlstate", None) in ("42P01", "42703")
-        hint = " Is it migrated? `manage.py migrate continuum` makes the tables." if missing else ""
-        raise CommandError(f"The database {alias!r} cannot be used: {said}.{hint}") from error
+        raise CommandError(complaint(alias, error)) from error
 
 
 def duration(text: str) -> timedelta:

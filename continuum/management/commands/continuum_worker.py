@@ -78,8 +78,8 @@ class Command(BaseCommand):
         """Have the database's own checks made as well: an old server is better refused now than met later."""
         databases = []
         with suppress(ImproperlyConfigured):  # a wrong setting is for the checks to name
-            alias = options["database"] or continuum_settings.DATABASE
-            databases = [alias] if alias in connections else []
+            wanted = (options["database"] or continuum_settings.DATABASE, continuum_settings.LISTEN_DATABASE)
+            databases = [alias for alias in wanted if alias in connections]
         return {**super().get_check_kwargs(options), "databases": databases}
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -1,4 +1,5 @@
--- The runs that have been waiting longest, by when they were started. As overview_live, past no run that has ended.
+-- The runs that have been waiting longest, by when they were started. As overview_live, past no run that has ended: sorted at
+-- the end only, since an index by start would lead through all that have.
 WITH RECURSIVE hop AS (
     (SELECT r.namespace FROM continuum_runs r ORDER BY r.namespace LIMIT 1)
     UNION ALL
@@ -12,8 +13,6 @@ CROSS JOIN LATERAL (
     SELECT r.id, r.started_at
     FROM continuum_runs r
     WHERE r.namespace = hop.namespace AND r.state IN ('suspended', 'stuck_unknown_version')
-    ORDER BY r.started_at
-    LIMIT %(limit)s
 ) AS live
 WHERE hop.namespace IS NOT NULL
 ORDER BY live.started_at
