@@ -154,7 +154,8 @@ def fill_from(cursor: Any, statements: Iterable[str], runs: int, parameters: Map
     """
     known = {**_parameters(runs, SPAN, datetime.now(UTC)), **(parameters or {})}
     for statement in statements:
-        cursor.execute(statement.format(sample=_sample()), known if "%(" in statement else None)
+        text = statement.format(sample=_sample())
+        cursor.execute(text, known if "%(" in text else None)
 
 
 def _parameters(runs: int, span: timedelta, until: datetime) -> dict[str, Any]:

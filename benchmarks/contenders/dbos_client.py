@@ -46,15 +46,17 @@ SEARCHES: dict[str, dict[str, Any]] = {
 FILLED = (
     """
     INSERT INTO dbos.workflow_status
-    SELECT (jsonb_populate_record(model, jsonb_build_object(
+    SELECT filled.*
+    FROM ({sample}) AS sample
+    CROSS JOIN dbos.workflow_status AS model
+    CROSS JOIN LATERAL jsonb_populate_record(model, jsonb_build_object(
         'workflow_uuid', sample.id, 'name', sample.workflow, 'executor_id', 'bench', 'recovery_attempts', 1,
         'status', CASE sample.state WHEN 'completed' THEN 'SUCCESS' WHEN 'failed' THEN 'ERROR' ELSE 'CANCELLED' END,
         'attributes', CASE WHEN sample.attributes <> '{{}}' THEN sample.attributes END,
         'created_at', (extract(epoch FROM sample.started_at) * 1000)::bigint,
         'updated_at', (extract(epoch FROM sample.started_at + sample.took) * 1000)::bigint,
         'completed_at', (extract(epoch FROM sample.started_at + sample.took) * 1000)::bigint
-    ))).*
-    FROM ({sample}) AS sample CROSS JOIN dbos.workflow_status AS model
+    )) AS filled
     WHERE model.workflow_uuid = %(model)s
     """,
     """
@@ -109,7 +111,7 @@ class Dbos(Contender):
     def _tuning(self) -> dict[str, Any]:
         if not self.tuned:
             return {"processes": 1}
-        return TUNING_THROUGHPUT if self.workload in ("w1", "w1d", "w4") else TUNING
+        return TUNING_THROUGHPUT if self.workload in ("w1", "w1d") else TUNING
 
     def connect(self) -> None:
         import sqlalchemy
