@@ -77,7 +77,8 @@ class AbsurdContender(Contender):
         "default": "one process, `start_worker()` with its defaults, `await_task_result()`",
         "tuned": (
             "claims of 10, polls every 5 ms, results every 2 ms, claim timeout 5 s; "
-            "W1, W4: claims of 50 and 4 processes, W1d: 8, W6: claims of 10 and 4 processes; W8: 16 threads, claim timeout 1 s"
+            "W1, W4: claims of 50 and 4 processes, W1d: 8, W6: claims of 10 and 4 processes; "
+            "W8: 16 threads, claim timeout 1 s"
         ),
     }
 
