@@ -13,7 +13,6 @@ from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import connections
 
 from continuum import arguments, hints, values
 from continuum.core.definitions import registry
@@ -28,8 +27,8 @@ from continuum.labelling import set_attributes
 from continuum.models import Run
 from continuum.reopening import fork, retry
 from continuum.starting import RunPrunedError, get_or_start, start, start_many
+from continuum.statements import first_row
 from continuum.waiting import RunStatus, await_end, read_status, wait_for_end
-from continuum.worker.sql import load
 
 __all__ = [
     "RunPrunedError",
@@ -251,19 +250,18 @@ def _send(
     alias: str, run_id: UUID, namespace: str | None, kind: str, name: str | None, payload: str, delivery_id: str | None
 ) -> bool:
     """Put a message into the inbox of the live run; return False if it is a repeat."""
-    with connections[alias].cursor() as cursor:
-        cursor.execute(
-            load("client_send"),
-            {
-                "run_id": str(run_id),
-                "namespace": namespace,
-                "kind": kind,
-                "name": name,
-                "payload": payload,
-                "delivery_id": delivery_id,
-            },
-        )
-        row = cursor.fetchone()
+    row = first_row(
+        alias,
+        "client_send",
+        {
+            "run_id": str(run_id),
+            "namespace": namespace,
+            "kind": kind,
+            "name": name,
+            "payload": payload,
+            "delivery_id": delivery_id,
+        },
+    )
     if row is None:
         raise RunNotFoundError(run_id)
     tip, state, owner_id, sent, repeated = row

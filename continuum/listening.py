@@ -20,7 +20,7 @@ import psycopg
 from psycopg import sql
 
 from continuum.conf import settings as continuum_settings
-from continuum.hints import database_key, idle_seconds
+from continuum.hint_sender import database_key, idle_seconds
 from continuum.worker.connections import Backoff, connect_sync, lends_sessions_sync
 from continuum.worker.sql import load
 from continuum.worker.wakes import DONE_CHANNEL

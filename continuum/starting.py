@@ -16,6 +16,7 @@ from continuum import arguments, hints, ids, values
 from continuum.core.definitions import WorkflowDefinition
 from continuum.exceptions import AlreadyStartedError, RunNotFoundError
 from continuum.models import Run
+from continuum.statements import first_row
 from continuum.worker.sql import load
 
 __all__ = ["RunPrunedError", "get_or_start", "start", "start_many"]
@@ -98,14 +99,12 @@ def start(
         key = arguments.text("idempotency_key", idempotency_key)
         parameters.update(idempotency_key=key, key_id=str(ids.derived("start", namespace, definition.name, key)))
         statement = "client_start_keyed"
-    with connections[alias].cursor() as cursor:
-        cursor.execute(load(statement), parameters)
-        moments = cursor.fetchone()
-        if moments is None:
-            # Another statement, since this one's snapshot need not show a key that was committed while it waited.
-            cursor.execute(load("client_start_key"), parameters)
-            holder = UUID(json.loads(cursor.fetchone()[0]))
-            raise AlreadyStartedError(holder, definition.name, idempotency_key or "")
+    moments = first_row(alias, statement, parameters)
+    if moments is None:
+        # Another statement, since this one's snapshot need not show a key that was committed while it waited.
+        taken = first_row(alias, "client_start_key", parameters)
+        assert taken is not None
+        raise AlreadyStartedError(UUID(json.loads(taken[0])), definition.name, idempotency_key or "")
     hints.send_ready(alias)
     return _started(alias, run_id, parameters, moments, encoded)
 

@@ -21,10 +21,11 @@ from asgiref.sync import sync_to_async
 from django.db import InterfaceError, OperationalError, connections
 from django.db.transaction import TransactionManagementError
 
+from continuum import hints
 from continuum.conf import settings as continuum_settings
 from continuum.exceptions import ContinuumError, RunNotFoundError
 from continuum.listening import Watch, watch
-from continuum.worker.sql import load
+from continuum.statements import first_row
 
 __all__ = ["RunStatus", "WaitInTransactionError", "WaitTimeoutError", "await_end", "read_status", "wait_for_end"]
 
@@ -100,9 +101,7 @@ def read_status(alias: str, run_id: UUID, namespace: str | None) -> RunStatus:
     Raises:
         RunNotFoundError: there is no such run, or not in ``namespace``.
     """
-    with connections[alias].cursor() as cursor:
-        cursor.execute(load("client_state"), {"run_id": str(run_id), "namespace": namespace})
-        row = cursor.fetchone()
+    row = first_row(alias, "client_state", {"run_id": str(run_id), "namespace": namespace})
     if row is None:
         raise RunNotFoundError(run_id)
     return RunStatus(*row)
@@ -168,6 +167,7 @@ class _Wait:
         self._pause = FIRST_PAUSE
         self._failing_since: float | None = None
         self._interest.add(run_id)
+        hints.hurry(alias)  # the run, or the signal it waits for, may have been sent by this process
 
     def look(self) -> bool:
         """Read the status; return whether the run has ended."""

@@ -17,6 +17,7 @@ from continuum.worker.journal import JOURNAL_SESSION, Journal
 from continuum.worker.leases import Lease
 from continuum.worker.live import Entry, LiveRun, RowUpdate
 from continuum.worker.outbox_writing import write_outbox
+from continuum.worker.recording import parameters
 from continuum.worker.sql import load
 from tests.app import workflows as flows
 
@@ -87,11 +88,12 @@ class Desk:
 
     async def write(self, *entries):
         """Commit entries together; returns the ids of the runs that are not this worker's."""
-        return await self.journal._write(list(entries))
+        lost, _ = await self.journal._write(list(entries))
+        return lost
 
     async def record(self, *entries):
         """Execute the journal's statement for these entries, in whatever transaction is open."""
-        lost = await rows_of(self.connection, load("journal"), self.journal._parameters(list(entries)))
+        lost = await rows_of(self.connection, load("journal"), parameters(self.worker_id, list(entries)))
         assert lost == []
 
     @asynccontextmanager

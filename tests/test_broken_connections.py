@@ -11,7 +11,7 @@ from django.utils import timezone
 
 import continuum
 from continuum.models import Run
-from continuum.worker import connections, journal
+from continuum.worker import connections, recording
 from continuum.worker.links import Link
 from continuum.worker.sql import load
 from tests.app import family_workflows as families, workflows as flows
@@ -89,16 +89,16 @@ def test_suspects_for_which_the_connection_broke_are_claimed_over_the_next_one(b
     run = suspended_with_mail()
     Run.objects.filter(id=run.id).update(recoveries=2, next_wakeup_at=timezone.now())
     broken = breaks(
-        "claims", lambda _, statement: "before" if statement == load("claim_suspect") and not broken else None
+        "claims", lambda _, statement: "before" if statement == load("claim_suspects") and not broken else None
     )
     with worker():
         assert continuum.result(run, timeout=10) == "on"
-    assert broken == [load("claim_suspect")]
+    assert broken == [load("claim_suspects")]
 
 
 def test_what_was_not_committed_when_a_connection_broke_without_a_word_is_written_again(monkeypatch):
     """psycopg ends a transaction well when it finds its connection broken by then."""
-    write, broken = journal.write_outbox, []
+    write, broken = recording.write_outbox, []
 
     async def breaks(connection, entries):
         sent = await write(connection, entries)
@@ -107,7 +107,7 @@ def test_what_was_not_committed_when_a_connection_broke_without_a_word_is_writte
             connection.pgconn.finish()
         return sent
 
-    monkeypatch.setattr(journal, "write_outbox", breaks)
+    monkeypatch.setattr(recording, "write_outbox", breaks)
     with worker():
         assert continuum.result(continuum.start(families.fans_out, 3), timeout=10) == 6
     assert broken

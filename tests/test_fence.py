@@ -7,9 +7,9 @@ import pytest
 
 from continuum.core.history import Event, EventType
 from continuum.worker.claims import claim_mail
-from continuum.worker.journal import Journal
 from continuum.worker.live import Entry, RowUpdate
 from continuum.worker.loaded import Loaded
+from continuum.worker.recording import parameters
 from continuum.worker.sql import load
 from tests.test_leases import give_runs, node, rows, sessions
 from tests.waiting_for import eventually_async
@@ -25,7 +25,7 @@ def commit_of(worker, run, token, *, update=None, events=(), consumed=()):
     entry.update = update
     entry.events += events
     entry.consumed += consumed
-    return Journal(None, worker, on_durable=None, on_fenced=None, on_refused=None)._parameters([entry])
+    return parameters(worker, [entry], patience="0")
 
 
 def held_up():

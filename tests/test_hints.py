@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 import warnings
 
@@ -13,7 +14,7 @@ import pytest
 from django.db import connection, transaction
 
 import continuum
-from continuum import hints
+from continuum import hint_sender, hints
 from continuum.models import Run
 from tests.concurrency import Background
 from tests.hearing import listening_on
@@ -38,12 +39,19 @@ def ears(database_url):
 @pytest.fixture(autouse=True)
 def kept_connections(monkeypatch):
     """Keep idle connections as outside of tests."""
-    monkeypatch.setattr(hints, "idle_seconds", lambda: hints.IDLE_SECONDS)
+    monkeypatch.setattr(hint_sender, "idle_seconds", lambda: hint_sender.IDLE_SECONDS)
 
 
 def heard_by_now(ears):
     """Return what was heard up to a mark sent after everything else."""
     hints.send_run("default", uuid.uuid4(), 999)
+    return ears.until(MARK)
+
+
+def heard_so_far(ears):
+    """Return what was heard up to a mark that does not go the way of hints."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"NOTIFY {MARK}")
     return ears.until(MARK)
 
 
@@ -183,58 +191,186 @@ def test_many_runs_of_one_owner_share_messages_that_are_not_too_long(ears):
 
 
 def test_very_many_runs_of_one_owner_become_look_at_all(ears, monkeypatch):
-    monkeypatch.setattr(hints, "MOST_PENDING_IDS", 3)
+    monkeypatch.setattr(hint_sender, "MOST_PENDING_IDS", 3)
     with transaction.atomic():
         for _ in range(5):
             hints.send_run("default", uuid.uuid4(), 41)
     assert heard_by_now(ears) == [(WORKER, "")]
 
 
-def test_hints_that_come_while_one_is_under_way_go_together_in_the_next(ears, monkeypatch):
-    commands, sending, go_on = [], threading.Event(), threading.Event()
-    real = hints._execute
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands that were made of hints, each one a round."""
+    made, real = [], hint_sender._command
+
+    def command(pending):
+        made.append(real(pending))
+        return made[-1]
+
+    monkeypatch.setattr(hint_sender, "_command", command)
+    return made
+
+
+@pytest.fixture
+def connected(ears):
+    """A hint was sent, so that there is a connection to send the next ones over."""
+    hints.send_ready("default")
+    assert hints.flush(10)
+    assert ears.until(READY) == []
+
+
+def many_ids(count):
+    return [uuid.uuid4() for _ in range(count)]
+
+
+def send_runs(run_ids):
+    for run_id in run_ids:
+        hints.send_run("default", run_id, 41)
+
+
+def heard_ids(heard):
+    return [digits for channel, payload in heard if channel == WORKER for digits in payload.split(",")]
+
+
+def test_hints_that_come_while_one_is_under_way_go_together_in_the_next(ears, commands, monkeypatch):
+    sending, go_on = threading.Event(), threading.Event()
+    real = hint_sender._execute
 
     def slow_execute(connection, command):
-        commands.append(command)
         sending.set()
         assert go_on.wait(10)
         real(connection, command)
 
-    monkeypatch.setattr(hints, "_execute", slow_execute)
+    monkeypatch.setattr(hint_sender, "_execute", slow_execute)
     hints.send_ready("default")
     assert sending.wait(10)
-    run_ids = [uuid.uuid4() for _ in range(20)]
-    for run_id in run_ids:
-        hints.send_run("default", run_id, 41)
+    run_ids = many_ids(20)
+    send_runs(run_ids)
     go_on.set()
     assert hints.flush(10)
     assert len(commands) == 2
     assert heard_by_now(ears) == [(READY, ""), (WORKER, ",".join(run_id.hex for run_id in run_ids))]
 
 
-def test_a_burst_is_told_in_longer_breaths_and_a_hint_on_its_own_at_once():
-    def pause_at(a_second, seconds=2.0, pace=None, began=0.0):
-        """The pause after so many hints a second, evenly spaced, each taken at once or after the pause."""
-        pace = pace or hints._Pace()
-        now = free = began
-        while now < began + seconds:
-            now += 1 / a_second
-            pace.added += 1
-            if now >= free:
-                pace.round(now)
-                free = now + pace.pause
-        return pace.pause
+def test_a_burst_shares_rounds_and_a_hint_on_its_own_goes_at_once():
+    def pause_at(a_second, count=20, pace=None, began=0.0):
+        """The pause after so many hints a second, evenly spaced."""
+        pace = pace or hint_sender.Pace()
+        return [pace.asked(began + number / a_second) for number in range(count)][-1]
 
-    assert pause_at(300) == hints.LONGEST_PAUSE_SECONDS
-    assert pause_at(50) == hints.PAUSE_SECONDS
-    after_a_burst = hints._Pace()
-    pause_at(300, pace=after_a_burst)
-    assert pause_at(50, pace=after_a_burst, began=2.0) == hints.PAUSE_SECONDS
+    assert pause_at(200) == hint_sender.LONG_PAUSE_SECONDS
+    assert pause_at(200, count=hint_sender.BUSY_HINTS - 1) == hint_sender.PAUSE_SECONDS
+    assert pause_at(80) == hint_sender.PAUSE_SECONDS
+    after_a_burst = hint_sender.Pace()
+    pause_at(200, pace=after_a_burst)
+    assert pause_at(80, pace=after_a_burst, began=2.0, count=1) == hint_sender.PAUSE_SECONDS
+
+
+def test_who_asks_sends_and_wakes_no_thread_for_it(ears, connected, monkeypatch):
+    senders, real = [], hint_sender._post
+
+    def post(connection, command):
+        senders.append(threading.current_thread())
+        real(connection, command)
+
+    monkeypatch.setattr(hint_sender, "_post", post)
+    eventually(lambda: time.monotonic() > hints._sender(connection)._due)
+    continuum.start(flow, 1)
+    assert senders == [threading.current_thread()]
+    assert ears.until(READY) == []
+
+
+def test_the_last_hint_of_a_burst_needs_nobody_else_to_ask(ears, connected, commands):
+    run_ids = many_ids(40)
+    send_runs(run_ids)
+    heard = []
+
+    def everything_is_heard():
+        heard.extend(heard_ids(heard_so_far(ears)))
+        return run_ids[-1].hex in heard
+
+    eventually(everything_is_heard)
+    assert heard == [run_id.hex for run_id in run_ids]
+    assert len(commands) < 15
+
+
+def test_a_burst_is_sent_when_somebody_waits_for_what_comes_of_it(ears, connected, monkeypatch):
+    monkeypatch.setattr(hint_sender, "LONG_PAUSE_SECONDS", 600.0)
+    run_ids = many_ids(30)
+    send_runs(run_ids)
+    run = continuum.start(flow, 1)
+    Run.objects.filter(pk=run.pk).update(state="completed", result=1)
+    assert run_ids[-1].hex not in heard_ids(heard_so_far(ears))
+    assert continuum.result(run) == 1
+    assert run_ids[-1].hex in heard_ids(ears.until(READY))
+
+
+def test_a_burst_is_not_held_back_by_a_flush(ears, connected, monkeypatch):
+    monkeypatch.setattr(hint_sender, "LONG_PAUSE_SECONDS", 600.0)
+    run_ids = many_ids(30)
+    send_runs(run_ids)
+    assert hints.flush(10)
+    assert heard_ids(heard_so_far(ears)) == [run_id.hex for run_id in run_ids]
+
+
+def test_more_than_the_network_takes_at_once_is_sent_as_well(ears, connected):
+    run_ids = many_ids(5_000)
+    with transaction.atomic():
+        send_runs(run_ids)
+    assert hints.flush(10)
+    assert heard_ids(heard_by_now(ears)) == [run_id.hex for run_id in run_ids]
+
+
+@pytest.fixture
+def stuck(connected, monkeypatch):
+    """The server does not answer to what was sent last, nor carry it out."""
+    made = []
+
+    def command(pending):
+        made.append(pending)
+        return b"SELECT pg_sleep(600)"
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hint_sender, "_command", command)
+        hints.send_run("default", uuid.UUID(int=7), 41)
+        eventually(lambda: made)
+
+
+def test_nobody_waits_for_a_server_that_does_not_answer(ears, stuck):
+    run_ids = many_ids(20)
+    send_runs(run_ids)
+    assert not hints.flush(0.05)
+    assert heard_ids(heard_so_far(ears)) == []
+
+
+def test_what_was_not_answered_before_the_connection_broke_is_sent_again(ears, stuck):
+    run_id = uuid.uuid4()
+    hints.send_run("default", run_id, 41)
+    terminate(hint_sessions())
+    assert hints.flush(10)
+    assert set(heard_ids(heard_by_now(ears))) == {uuid.UUID(int=7).hex, run_id.hex}
+
+
+def test_what_the_server_refuses_afterwards_is_reported_and_not_tried_again(connected, monkeypatch, caplog):
+    made = []
+
+    def command(pending):
+        made.append(pending)
+        return b"SELECT 1/0"
+
+    monkeypatch.setattr(hint_sender, "_command", command)
+    with caplog.at_level(logging.WARNING, "continuum.hints"):
+        hints.send_ready("default")
+        assert hints.flush(10)
+        hints.send_ready("default")
+        assert hints.flush(10)
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["division by zero"]
+    assert len(made) == 1
 
 
 def test_a_statement_that_is_refused_is_an_error(database_url):
     with psycopg.connect(database_url, autocommit=True) as session, pytest.raises(psycopg.errors.SyntaxError):
-        hints._execute(session, b"BEGIN; NOTIFY; COMMIT")
+        hint_sender._execute(session, b"BEGIN; NOTIFY; COMMIT")
 
 
 # What must not happen
@@ -245,11 +381,11 @@ def test_a_hint_that_cannot_be_sent_is_the_callers_affair_no_more_than_once_in_t
         raise psycopg.OperationalError("nobody is there")
 
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING, "continuum.hints"):
-        patched.setattr(hints, "connect_sync", refuse)
+        patched.setattr(hint_sender, "connect_sync", refuse)
         for _ in range(3):
             continuum.start(flow, 1)
             assert hints.flush(10)
-            hints._sender("default")._muted_until = 0.0
+            hints._sender(connection)._muted_until = 0.0
         assert [record.getMessage() for record in caplog.records] == [
             "hints for database 'default' cannot be sent, workers will poll until they can: nobody is there"
         ]
@@ -265,7 +401,7 @@ def test_after_a_failure_it_is_not_tried_for_a_while(monkeypatch):
         attempts.append(1)
         raise psycopg.OperationalError("nobody is there")
 
-    monkeypatch.setattr(hints, "connect_sync", refuse)
+    monkeypatch.setattr(hint_sender, "connect_sync", refuse)
     for _ in range(5):
         hints.send_ready("default")
         assert hints.flush(10)
@@ -291,7 +427,7 @@ def test_many_hints_use_one_connection(ears):
 
 
 def test_a_connection_without_work_is_closed(ears, monkeypatch):
-    monkeypatch.setattr(hints, "idle_seconds", lambda: 0.0)
+    monkeypatch.setattr(hint_sender, "idle_seconds", lambda: 0.0)
     continuum.start(flow, 1)
     ears.until(READY)
     eventually(lambda: not hint_sessions())
@@ -312,10 +448,10 @@ def test_close_all_leaves_no_connection_and_the_next_hint_opens_another(ears):
 def test_hints_wait_for_no_disk_but_leave_the_sessions_settings_alone(database_url):
     with psycopg.connect(database_url, autocommit=True) as session:
         session.execute("SET synchronous_commit TO on")
-        command = hints._command({MARK: None})
-        hints._execute(session, command.removesuffix(b"; COMMIT"))
+        command = hint_sender._command({MARK: None})
+        hint_sender._execute(session, command.removesuffix(b"; COMMIT"))
         assert session.execute("SHOW synchronous_commit").fetchone() == ("off",)
-        hints._execute(session, b"COMMIT")
+        hint_sender._execute(session, b"COMMIT")
         assert session.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
 
@@ -334,6 +470,26 @@ def test_a_script_that_ends_right_after_its_start_has_sent_its_hint(ears, subpro
     assert heard_by_now(ears) == [(READY, "")]
 
 
+ABRUPT = """
+import os
+import django
+django.setup()
+import continuum
+from continuum import hints
+@continuum.workflow
+async def flow(): ...
+hints.send_run("default", __import__("uuid").UUID(int=1), 41)
+hints.flush(10)
+continuum.start(flow)
+os._exit(0)
+"""
+
+
+def test_a_process_that_is_gone_right_after_its_start_has_sent_its_hint(ears, subprocess_environment):
+    subprocess.run([sys.executable, "-c", ABRUPT], env=subprocess_environment, check=True, timeout=60)
+    assert ears.until(READY) == [(WORKER, uuid.UUID(int=1).hex)]
+
+
 def test_a_forked_child_sends_over_a_connection_of_its_own(ears):
     continuum.start(flow, 1)
     ears.until(READY)
@@ -342,7 +498,7 @@ def test_a_forked_child_sends_over_a_connection_of_its_own(ears):
         child = os.fork()
     if child == 0:
         try:
-            hints._sender("default").add(WORKER, None)
+            hints._sender(connection).add({WORKER: None})
             os._exit(0 if hints.flush(10) else 1)
         except BaseException:
             os._exit(2)

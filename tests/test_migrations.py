@@ -17,7 +17,7 @@ from continuum.models import Run
 from continuum.worker.partitions import existing_partitions, partition_name
 from tests.pages import ROOT, blocks
 
-FIRST, NEWEST = [("continuum", "0001_initial")], [("continuum", "0008_dashboard")]
+FIRST, NEWEST = [("continuum", "0001_initial")], [("continuum", "0010_room_on_pages")]
 NOTHING = [("continuum", None)]
 
 

@@ -94,9 +94,31 @@ def test_a_claim_reads_the_runs_that_are_due_and_no_others(plan_of):
     assert "hashed" in plan  # what other workers have loaded is read once, not once a run
 
 
+@pytest.mark.parametrize("name", ["client_state", "client_send"])
+def test_what_clients_ask_about_a_run_is_found_by_its_id(plan_of, name):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO continuum_inbox (run_id, kind, name, payload, delivery_id)"
+            " SELECT gen_random_uuid(), 'signal', 'go', '1', CASE WHEN n % 2 = 0 THEN 'd' || n END"
+            " FROM generate_series(1, 20000) n"
+        )
+        cursor.execute("ANALYZE continuum_inbox")
+    plan = plan_of(name)
+    assert "continuum_runs_pkey" in plan
+    assert not re.search(r"(Seq|Bitmap Heap) Scan on continuum_(runs|inbox)|Hash", plan), plan
+
+
 def test_suspects_are_found_without_looking_at_other_runs(plan_of):
-    plan = plan_of("claim_suspect", worker="bigint", workflows="text[]", suspected="smallint", **CODE)
-    assert "continuum_runs_suspects_idx" in plan
+    plan = plan_of(
+        "claim_suspects",
+        worker="bigint",
+        workflows="text[]",
+        limit="bigint",
+        suspected="smallint",
+        spared="smallint",
+        **CODE,
+    )
+    assert plan.count("continuum_runs_suspects_idx") == 2
     assert "Seq Scan on continuum_runs" not in plan
     assert "continuum_runs_ready_idx" not in plan
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -11,11 +13,13 @@ from django.db import connection
 
 import continuum
 from continuum.models import ActivityTask, InboxMessage, Run, Worker
+from continuum.worker import claims
 from continuum.worker.connections import connect
 from continuum.worker.journal import Journal
 from continuum.worker.leases import declare_dead
+from continuum.worker.loaded import Loaded
 from continuum.worker.outbox_writing import write_outbox
-from continuum.worker.suspects import TRIAL, chances
+from continuum.worker.suspects import TRIAL, Suspects, chances
 from tests.app import poison_workflows as flows, workflows
 from tests.app.models import Effect
 from tests.waiting_for import eventually
@@ -52,9 +56,13 @@ def assert_given_up(run, recoveries):
     assert events[-1].type == "run_failed"
 
 
-def lose_worker(*runs, state="running", suspect=None):
+def loaded():
+    return Loaded.of([flows.innocent, workflows.listens])
+
+
+def lose_worker(*runs, state="running", suspect=None, trial=None):
     """Have the owner of these runs die as if it had been at work on them, and its death be noticed."""
-    dead = Worker.objects.create(name="dead", expires_at="2020-01-01T00:00:00Z", suspect_id=suspect)
+    dead = Worker.objects.create(name="dead", expires_at="2020-01-01T00:00:00Z", suspect_id=suspect, trial_token=trial)
     Run.objects.filter(id__in=[run.id for run in runs]).update(state=state, owner_id=dead.id, next_wakeup_at=None)
     sweep()
 
@@ -81,18 +89,33 @@ class TestBlame:
         lose_worker(tried, aged, fresh, suspect=tried.id)
         assert [row(run).recoveries for run in (tried, aged, fresh)] == [5, 4, 1]
 
-    def test_the_last_chance_is_taken_only_on_trial(self):
+    def test_if_a_group_was_on_trial_those_that_have_not_left_it_are_blamed(self):
+        names = ("busy", "cleared", "quiet", "tried before", "fresh")
+        runs = dict(zip(names, [continuum.start(flows.innocent, name) for name in names], strict=True))
+        for name, run in runs.items():
+            token = 10 if name == "tried before" else 20
+            recoveries = 0 if name in ("cleared", "fresh") else 3
+            Run.objects.filter(id=run.id).update(recoveries=recoveries, lease_token=token)
+        lose_worker(*[run for name, run in runs.items() if name != "quiet"], trial=20)
+        lose_worker(runs["quiet"], state="suspended", trial=20)
+        found = {name: row(run).recoveries for name, run in runs.items()}
+        assert found == {"busy": 4, "cleared": 1, "quiet": 3, "tried before": 3, "fresh": 1}
+
+    def test_the_last_chance_is_taken_only_on_trial_alone(self):
         run = continuum.start(flows.innocent, "a")
         Run.objects.filter(id=run.id).update(recoveries=9)
-        for _ in range(3):
-            lose_worker(run)
-            assert row(run).recoveries == 9
-        lose_worker(run, suspect=run.id)
+        for trial in (None, 1):
+            for _ in range(2):
+                Run.objects.filter(id=run.id).update(lease_token=7)
+                lose_worker(run, trial=trial)
+                assert row(run).recoveries == 9
+        Run.objects.filter(id=run.id).update(lease_token=7)
+        lose_worker(run, suspect=run.id, trial=7)
         assert row(run).recoveries == 10
 
     @pytest.mark.parametrize(
         ("most", "expected"),
-        [(1, (1, 0)), (2, (1, 1)), (3, (2, 2)), (10, (2, 9))],
+        [(1, (1, 0)), (2, (1, 1)), (3, (1, 2)), (4, (2, 3)), (10, (2, 9))],
     )
     def test_the_budget_follows_the_setting(self, settings, most, expected):
         settings.CONTINUUM = {"MAX_RECOVERIES": most}
@@ -152,7 +175,115 @@ class TestTrials:
         )
         return runs
 
-    def test_suspects_are_taken_one_at_a_time_and_others_go_on_meanwhile(self):
+    def claim(self, limit=200):
+        """Claim as a worker of its own does; returns its row and the runs."""
+        claimer = Worker.objects.create(name="claimer", expires_at="2100-01-01T00:00:00Z")
+
+        async def claim():
+            async with await connect("default", application_name="test") as connection:
+                return await claims.claim_suspects(connection, claimer.id, loaded(), limit)
+
+        claimed = asyncio.run(claim())
+        claimer.refresh_from_db()
+        return claimer, claimed
+
+    @pytest.mark.parametrize(
+        ("recoveries", "limit", "expected"),
+        [(2, 500, 256), (2, 7, 7), (3, 500, 32), (4, 500, 4), (5, 500, 1), (8, 500, 1), (9, 500, 1), (10, 500, 270)],
+    )
+    def test_groups_shrink_with_each_death_until_each_is_alone(self, recoveries, limit, expected):
+        self.suspects(270, recoveries=recoveries)
+        claimer, claimed = self.claim(limit)
+        assert len(claimed) == expected
+        assert claimer.trial_token == min(run.token for run in claimed)
+        assert claimer.suspect_id == (claimed[0].identity.id if expected == 1 else None)
+
+    def test_few_chances_are_not_spent_in_company(self, settings):
+        for most, sizes in {2: [1], 3: [50, 1], 4: [50, 1], 5: [50, 32, 1]}.items():
+            settings.CONTINUUM = {"MAX_RECOVERIES": most}
+            for recoveries, size in enumerate(sizes, start=chances()["suspected"]):
+                Run.objects.all().delete()
+                self.suspects(50, recoveries=recoveries)
+                assert len(self.claim()[1]) == size, (most, recoveries)
+
+    def test_those_with_most_deaths_come_first_and_by_themselves(self):
+        for recoveries, count in {2: 5, 3: 4, 7: 2}.items():
+            self.suspects(count, recoveries=recoveries)
+        found = [sorted(run.recoveries for run in self.claim()[1]) for _ in range(5)]
+        assert found == [[7], [7], [3] * 4, [2] * 5, []]
+
+    def test_without_a_suspect_nobody_is_on_trial_any_more(self):
+        claimer = Worker.objects.create(name="w", expires_at="2100-01-01T00:00:00Z", trial_token=5, suspect_id=uuid4())
+
+        async def claim():
+            async with await connect("default", application_name="test") as connection:
+                return await claims.claim_suspects(connection, claimer.id, loaded(), 10)
+
+        assert asyncio.run(claim()) == []
+        claimer.refresh_from_db()
+        assert (claimer.trial_token, claimer.suspect_id) == (None, None)
+
+    @pytest.mark.parametrize("recoveries", [3, 9])
+    def test_workers_that_claim_at_once_get_groups_of_their_own_without_waiting(self, recoveries):
+        self.suspects(70, recoveries=recoveries)
+        size = {3: 32, 9: 1}[recoveries]
+        workers = [Worker.objects.create(name=f"w{n}", expires_at="2100-01-01T00:00:00Z") for n in range(2)]
+
+        async def claim_within_each_other():
+            first, second = [await connect("default", application_name="test") for _ in workers]
+            async with first, second, first.transaction():
+                mine = await claims.claim_suspects(first, workers[0].id, loaded(), 200)
+                async with asyncio.timeout(5):
+                    theirs = await claims.claim_suspects(second, workers[1].id, loaded(), 200)
+            return mine, theirs
+
+        mine, theirs = asyncio.run(claim_within_each_other())
+        assert (len(mine), len(theirs)) == (size, size)
+        assert not {run.identity.id for run in mine} & {run.identity.id for run in theirs}
+        tokens = {each.id: each.trial_token for each in Worker.objects.all()}
+        assert tokens == {
+            owner.id: min(run.token for run in claimed) for owner, claimed in zip(workers, (mine, theirs), strict=True)
+        }
+
+    def test_a_worker_that_was_declared_dead_tries_nobody(self):
+        self.suspects(1)
+        Worker.objects.update(state="dead")
+        claimer = Worker.objects.create(name="w", state="dead", expires_at="2100-01-01T00:00:00Z")
+
+        async def claim():
+            async with await connect("default", application_name="test") as connection:
+                return await claims.claim_suspects(connection, claimer.id, loaded(), 10)
+
+        assert asyncio.run(claim()) == []
+
+    def test_suspects_take_half_of_the_room_and_others_go_on_meanwhile(self, monkeypatch):
+        monkeypatch.setattr("continuum.worker.suspects.TRIAL", 600.0)
+        suspects = self.suspects(20, seconds=60.0, recoveries=2)
+        with worker(drain_timeout=0, concurrency=10):
+            eventually(lambda: Run.objects.filter(owner_id__isnull=False).count())
+            assert continuum.result(continuum.start(flows.innocent, "other"), timeout=10) == "other"
+            owned = Run.objects.filter(id__in=[run.id for run in suspects], owner_id__isnull=False)
+            assert owned.count() == 5
+            [running] = Worker.objects.filter(state="alive")
+            assert (running.trial_token, running.suspect_id) == (min(run.lease_token for run in owned), None)
+
+    def test_whoever_is_cleared_or_quiet_or_has_lived_through_it_is_on_trial_no_more(self, monkeypatch):
+        monkeypatch.setattr("continuum.worker.suspects.TRIAL", 0.2)
+        slow, fast = self.suspects(1, seconds=60.0, recoveries=2), self.suspects(1, recoveries=2)
+        quiet = continuum.start(workflows.listens)
+        Run.objects.filter(id=quiet.id).update(recoveries=2)
+        with worker(drain_timeout=0):
+            continuum.wait_run(fast[0], timeout=10)
+            eventually(lambda: (row(quiet).state, row(quiet).recoveries) == ("suspended", 0))
+            # The next claim says that nobody is.
+            eventually(lambda: Worker.objects.get(state="alive").trial_token is None)
+            later = self.suspects(1, seconds=60.0, recoveries=9)
+            eventually(lambda: Worker.objects.get(state="alive").suspect_id == later[0].id)
+            token = Worker.objects.get(state="alive").trial_token
+            assert (row(slow[0]).recoveries, row(slow[0]).state) == (2, "running")
+            assert row(slow[0]).lease_token < token == row(later[0]).lease_token
+
+    def test_suspects_are_taken_one_at_a_time_at_the_end_and_others_go_on_meanwhile(self):
         suspects = self.suspects(3, seconds=60.0, recoveries=9)
         with worker(drain_timeout=0):
             eventually(lambda: Run.objects.filter(owner_id__isnull=False).count() == 1)
@@ -201,6 +332,122 @@ class TestTrials:
         assert (row(run).state, row(run).recoveries) == ("suspended", 0)
 
 
+class FakeLoop:
+    def __init__(self):
+        self.now, self.timers = 1000.0, []
+
+    def call_later(self, seconds, fn):
+        timer = SimpleNamespace(at=self.now + seconds, fn=fn)
+        timer.cancel = lambda: self.timers.remove(timer)
+        self.timers.append(timer)
+        return timer
+
+    def go_on(self, seconds):
+        until = self.now + seconds
+        while due := [timer for timer in self.timers if timer.at <= until]:
+            timer = min(due, key=lambda timer: timer.at)
+            self.timers.remove(timer)
+            self.now = timer.at
+            timer.fn()
+        self.now = until
+
+
+class FakeRun:
+    def __init__(self, recoveries=2, replaying=False, **attempts):
+        self.recoveries, self.replaying, self.attempts = recoveries, replaying, attempts
+
+
+class TestHowLongATrialLasts:
+    @pytest.fixture(autouse=True)
+    def setting(self, monkeypatch):
+        self.loop = FakeLoop()
+        monkeypatch.setattr("continuum.worker.suspects.time", SimpleNamespace(monotonic=lambda: self.loop.now))
+        self.over, self.frees = 0, 0
+
+        def on_change():
+            self.over += 1
+
+        def on_free():
+            self.frees += 1
+
+        self.suspects = Suspects(self.loop, on_change)
+        self.suspects.on_free = on_free
+
+    def attempt(self, started=0.0, *, submitted=True):
+        return SimpleNamespace(submitted=submitted, started=started, settled=False)
+
+    @pytest.mark.parametrize(("recoveries", "seconds"), [(2, 1), (3, 2), (4, 4), (8, 64)])
+    def test_twice_as_long_after_each_death(self, recoveries, seconds):
+        for _ in range(3):
+            self.suspects.admit(FakeRun(recoveries))
+        self.loop.go_on(seconds - 0.1)
+        assert (self.over, self.frees) == (0, 0)
+        self.loop.go_on(0.1)
+        assert (self.over, self.frees, self.suspects.trying) == (3, 1, False)
+
+    @pytest.mark.parametrize("recoveries", [9, 10])
+    def test_the_last_one_has_no_end(self, recoveries):
+        run = FakeRun(recoveries)
+        self.suspects.admit(run)
+        self.loop.go_on(1_000_000)
+        assert (self.over, self.suspects.trying) == (0, True)
+        self.suspects.cleared(run)
+        assert (self.over, self.frees, run.recoveries) == (1, 1, 0)
+
+    def test_whoever_is_no_suspect_is_not_on_trial(self):
+        self.suspects.admit(FakeRun(1))
+        assert not self.suspects.trying
+        self.suspects.over(FakeRun(1))
+        assert (self.over, self.frees) == (0, 0)
+
+    def test_the_next_group_comes_when_all_of_this_one_are_through(self):
+        runs = [FakeRun() for _ in range(3)]
+        for run in runs:
+            self.suspects.admit(run)
+        self.suspects.cleared(runs[0])
+        self.suspects.over(runs[1])
+        assert (self.over, self.frees) == (2, 0)
+        self.suspects.cleared(runs[2])
+        assert (self.over, self.frees, self.loop.timers) == (3, 1, [])
+
+    def test_it_begins_when_the_run_is_replayed_and_all_it_asks_for_has_begun(self):
+        run = FakeRun(replaying=True, a=self.attempt())
+        self.suspects.admit(run)
+        self.loop.go_on(3)
+        run.replaying = False
+        self.loop.go_on(2)
+        run.attempts["b"] = self.attempt(started=self.loop.now - 0.5)
+        run.attempts["a"].started = self.loop.now
+        self.loop.go_on(0.9)
+        assert self.suspects.trying
+        self.loop.go_on(0.2)
+        assert not self.suspects.trying
+
+    def test_what_waits_for_a_key_that_others_hold_is_not_waited_for(self):
+        self.suspects.admit(FakeRun(a=self.attempt(submitted=False)))
+        self.loop.go_on(1)
+        assert not self.suspects.trying
+
+    def test_what_stays_in_line_does_not_keep_others_waiting_for_ever(self):
+        self.suspects.admit(FakeRun(3, a=self.attempt()))
+        self.suspects.admit(FakeRun(3))
+        self.loop.go_on(2)
+        assert (self.over, self.suspects.trying) == (1, True)
+        self.loop.go_on(17.9)
+        assert self.suspects.trying
+        self.loop.go_on(0.2)
+        assert not self.suspects.trying
+
+    def test_those_that_come_late_have_their_time_as_well(self):
+        self.suspects.admit(FakeRun())
+        self.loop.go_on(0.9)
+        self.suspects.admit(FakeRun())
+        self.loop.go_on(0.2)
+        assert (self.over, self.suspects.trying) == (1, True)
+        self.loop.go_on(0.8)
+        assert (self.over, self.suspects.trying) == (2, False)
+
+
 class TestVerdict:
     def condemned(self, flow, *arguments):
         run = continuum.start(flow, *arguments)
@@ -245,7 +492,7 @@ class TestVerdict:
             written.extend(entry for entry in entries if entry.outbox is not None and entry.outbox.report)
             return await write_outbox(connection, entries)
 
-        monkeypatch.setattr("continuum.worker.journal.write_outbox", write)
+        monkeypatch.setattr("continuum.worker.recording.write_outbox", write)
         run_until_idle()
         assert_given_up(child, 10)
         assert [entry.live.id for entry in written] == [child.id]
@@ -373,6 +620,17 @@ class TestKillers:
         assert_given_up(killer, 3)
         assert deaths == 3
         assert {row(run).state for run in innocents} == {"completed"}
+
+    def test_one_killer_among_hundreds_is_given_up_after_trials_in_groups(self, respawn, tmp_path):
+        killer = continuum.start(flows.kills_in_activity, str(tmp_path / "never"), 0.05)
+        innocents = [continuum.start(flows.innocent, f"i{n}", n % 5 / 4) for n in range(400)]
+        began = time.monotonic()
+        deaths = respawn(lambda: not unfinished(), "--settings", "tests.settings_five_chances", workers=2)
+        print(f"{deaths} deaths, over after {time.monotonic() - began:.1f} s")
+        assert_given_up(killer, 5)
+        assert deaths == 5
+        assert {row(run).state for run in innocents} == {"completed"}
+        assert Effect.objects.filter(key__startswith="i").values("key").distinct().count() == 400
 
     def test_a_retry_gives_it_as_many_chances_again_and_once_mended_it_completes(self, respawn, tmp_path):
         run = continuum.start(flows.mother, str(tmp_path / "stop"))

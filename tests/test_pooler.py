@@ -105,6 +105,18 @@ def test_everything_works_by_polling_and_the_log_says_why(start_worker, pooled_e
 
 
 @pytest.mark.usefixtures("client_is_pooled")
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_client_prepares_nothing_in_the_sessions_of_the_pooler(monkeypatch, declared):
+    monkeypatch.setitem(connection.settings_dict, "DISABLE_SERVER_SIDE_CURSORS", declared)
+    runs = [continuum.start(workflows.cleans_up, str(number)) for number in range(6)]
+    for run in runs:
+        continuum.cancel(run)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_prepared_statements")
+        assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.usefixtures("client_is_pooled")
 def test_nothing_of_a_workers_stays_in_the_sessions_of_the_pooler(start_worker, pooled_environment, database_url):  # noqa: F811
     worker = start_worker(*SETTINGS)
     check_all([all_there_is_twice("r")])

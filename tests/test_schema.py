@@ -72,7 +72,7 @@ class TestTables:
         "continuum_workers": """
             id bigint! name text! host text! pid integer! state text! queues json! info json! session_lock boolean!
             started_at timestamptz! heartbeat_at timestamptz! expires_at timestamptz! stopped_at timestamptz
-            suspect_id uuid workflows jsonb""",
+            suspect_id uuid workflows jsonb trial_token bigint""",
         "continuum_workflow_versions": """
             id bigint! workflow text! version integer! version_hash text! location text! patch_sites json!
             first_seen_at timestamptz! last_seen_at timestamptz!""",
@@ -245,6 +245,10 @@ class TestTables:
         )
         tables = ("inbox", "queues", "schedules", "workers", "workflow_versions")
         assert identity == [(f"continuum_{table}",) for table in tables]
+
+    def test_a_page_of_runs_has_room_for_their_next_versions(self):
+        [[options]] = rows("SELECT reloptions FROM pg_class WHERE oid = 'continuum_runs'::regclass")
+        assert options == ["fillfactor=50"]
 
     def test_lease_tokens_only_grow(self):
         tokens = [rows("SELECT nextval('continuum_lease_token_seq')")[0][0] for _ in range(3)]

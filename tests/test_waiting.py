@@ -10,7 +10,7 @@ from django.db import OperationalError, connection, transaction
 from django.db.transaction import TransactionManagementError
 
 import continuum
-from continuum import hints, listening, waiting
+from continuum import hint_sender, listening, waiting
 from continuum.exceptions import ContinuumError, RunCancelledError, RunFailedError, RunNotFoundError
 from continuum.models import Run
 from tests.concurrency import Background
@@ -66,7 +66,7 @@ def polling_only(monkeypatch):
 @pytest.fixture
 def kept_connections(monkeypatch):
     """Keep idle connections as outside of tests."""
-    monkeypatch.setattr(listening, "idle_seconds", lambda: hints.IDLE_SECONDS)
+    monkeypatch.setattr(listening, "idle_seconds", lambda: hint_sender.IDLE_SECONDS)
 
 
 def listener():

@@ -116,18 +116,18 @@ def _stat(pid: int) -> list[int]:
 
 
 def _client(contender: Contender, together: Barrier, told: list[bool], answers: Any) -> None:
-    from continuum import hints
+    from continuum import hint_sender, hints
 
-    tell, send = hints.send_ready, hints._execute
+    tell, command = hints.send_ready, hint_sender._command
     found = []
     number = sent = 0
 
-    def counted(*args: Any) -> None:
+    def counted(*args: Any) -> bytes:
         nonlocal sent
         sent += 1
-        send(*args)
+        return command(*args)
 
-    hints._execute = counted
+    hint_sender._command = counted
     for loud in told:
         hints.send_ready = tell if loud else lambda alias: None
         together.wait(PATIENCE)

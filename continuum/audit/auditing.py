@@ -26,8 +26,8 @@ from continuum.audit.proofs import ReplayReport
 from continuum.audit.snapshot import snapshot
 from continuum.audit.verdicts import ActiveRuns
 from continuum.conf import settings as continuum_settings
+from continuum.core.code.patches import PatchSite, patch_sites
 from continuum.core.definitions import WorkflowDefinition, registry
-from continuum.core.patches import PatchSite, patch_sites
 from continuum.sourcefiles import shown
 from continuum.worker.sql import load
 

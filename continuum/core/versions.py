@@ -9,9 +9,9 @@ from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from continuum.core.callees import Reached, callees
-from continuum.core.constants import Constant, class_constants
-from continuum.core.reading import Reading, Reference
+from continuum.core.code.callees import Reached, callees
+from continuum.core.code.constants import Constant, class_constants
+from continuum.core.code.reading import Reading, Reference
 
 __all__ = ["source_hash"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from continuum.core.callees import Call
+from continuum.core.code.callees import Call
 from continuum.determinism.rule import Rule
 
 __all__ = ["Finding", "place"]

@@ -8,10 +8,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from continuum.core.kinds import Obj, name_of
-from continuum.core.reading import Reading
-from continuum.core.resolving import Resolver
-from continuum.core.scopes import Scope
+from continuum.core.code.kinds import Obj, name_of
+from continuum.core.code.reading import Reading
+from continuum.core.code.resolving import Resolver
+from continuum.core.code.scopes import Scope
 from continuum.determinism.spots import Spot, shown, spot
 
 __all__ = ["swallowing"]

@@ -9,8 +9,8 @@ from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
-from continuum.core.kinds import Inst, Member, Named, Obj, Value, name_of
-from continuum.core.sources import is_project_file
+from continuum.core.code.kinds import Inst, Member, Named, Obj, Value, name_of
+from continuum.core.code.sources import is_project_file
 from continuum.determinism.denylist import RULES
 from continuum.determinism.rule import Rule
 

@@ -6,10 +6,10 @@ import ast
 import asyncio
 from collections.abc import Iterator, MutableSet, Set
 
-from continuum.core.kinds import Inst, Obj, Value
-from continuum.core.reading import Reading
-from continuum.core.resolving import Resolver
-from continuum.core.scopes import Scope
+from continuum.core.code.kinds import Inst, Obj, Value
+from continuum.core.code.reading import Reading
+from continuum.core.code.resolving import Resolver
+from continuum.core.code.scopes import Scope
 from continuum.determinism.matching import is_project_object
 from continuum.determinism.spots import Spot, shown, spot
 

@@ -3,8 +3,8 @@
     for finding in scan(registry.workflows()):
         print(finding.place, finding, finding.rule.advice)
 
-Each function is looked at once, whoever calls it; see :mod:`continuum.core.callees` for which functions those are. What
-is certainly not deterministic and what cannot be judged are told apart: the first must be right.
+Each function is looked at once, whoever calls it; see :mod:`continuum.core.code.callees` for which functions those are.
+What is certainly not deterministic and what cannot be judged are told apart: the first must be right.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from types import FunctionType
 from typing import Any
 
-from continuum.core.callees import Reached, belongs_to_project, callees
+from continuum.core.code.callees import Reached, belongs_to_project, callees
+from continuum.core.code.kinds import Member, Obj, Value, name_of
+from continuum.core.code.reading import Reading, functions_in
+from continuum.core.code.resolving import module_of
+from continuum.core.code.sources import source_of
 from continuum.core.definitions import WorkflowDefinition
-from continuum.core.kinds import Member, Obj, Value, name_of
-from continuum.core.reading import Reading, functions_in
-from continuum.core.resolving import module_of
-from continuum.core.sources import source_of
 from continuum.determinism.denylist import rule
 from continuum.determinism.findings import Finding
 from continuum.determinism.handlers import swallowing

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from continuum.core.kinds import Obj
-from continuum.core.reading import Reading
-from continuum.core.resolving import Resolver
-from continuum.core.scopes import Scope
+from continuum.core.code.kinds import Obj
+from continuum.core.code.reading import Reading
+from continuum.core.code.resolving import Resolver
+from continuum.core.code.scopes import Scope
 from continuum.determinism.spots import Spot, shown, spot
 
 __all__ = ["changes"]

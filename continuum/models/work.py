@@ -131,6 +131,9 @@ class Worker(models.Model):
     heartbeat_at = now_column()
     expires_at = models.DateTimeField()
     stopped_at = models.DateTimeField(null=True)
+    # Which of its runs are on trial for having killed their workers: the suspects that it has claimed with this fencing
+    # token or a later one; and the run, if it is alone.
+    trial_token = models.BigIntegerField(null=True)
     suspect_id = models.UUIDField(null=True)
     # {workflow: {version hash: version}}; null where it is not known, as in rows that older workers have written.
     workflows = models.JSONField(null=True)

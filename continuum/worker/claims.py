@@ -15,7 +15,7 @@ from continuum.worker.arrays import plain_array
 from continuum.worker.live import Message
 from continuum.worker.loaded import PATIENCE, Loaded
 from continuum.worker.sql import load
-from continuum.worker.suspects import chances
+from continuum.worker.suspects import GROUPS, chances
 
 __all__ = [
     "ClaimedRun",
@@ -23,7 +23,7 @@ __all__ = [
     "claim_due",
     "claim_mail",
     "claim_parked",
-    "claim_suspect",
+    "claim_suspects",
     "claimed_again",
     "heartbeats_of_runs",
     "load_histories",
@@ -71,9 +71,11 @@ async def claim_parked(
     return await _claim(connection, "claim_parked", worker_id, loaded, limit)
 
 
-async def claim_suspect(connection: psycopg.AsyncConnection[Any], worker_id: int, loaded: Loaded) -> list[ClaimedRun]:
-    """Claim the run that is suspected most of killing its workers, if there is one."""
-    return await _claim(connection, "claim_suspect", worker_id, loaded, 1)
+async def claim_suspects(
+    connection: psycopg.AsyncConnection[Any], worker_id: int, loaded: Loaded, limit: int
+) -> list[ClaimedRun]:
+    """Claim the runs that are to be tried next for having killed their workers, at most ``limit``."""
+    return await _claim(connection, "claim_suspects", worker_id, loaded, limit)
 
 
 async def _claim(
@@ -87,7 +89,8 @@ async def _claim(
         "patience": PATIENCE,
         "grace": continuum_settings.LEASE_TTL,
         "limit": limit,
-        "suspected": chances()["suspected"],
+        "sizes": plain_array(GROUPS),
+        **chances(),
         **loaded.table,
     }
     cursor = await connection.execute(load(statement), parameters, prepare=True)

@@ -113,7 +113,8 @@ class Engine:
 
     def room(self) -> int:
         """Return how many more runs may be claimed now."""
-        return 0 if self.draining else max(0, self._concurrency - self.active)
+        full = self.draining or self.journal.held_back >= self._live_limit
+        return 0 if full else max(0, self._concurrency - self.active)
 
     def admit(
         self,
@@ -138,8 +139,7 @@ class Engine:
         live.recoveries = claimed.recoveries
         live.beats = beats or {}
         live.queued.update(queued)
-        known = self.live.get(live.id)
-        if known is not None:
+        if (known := self.live.get(live.id)) is not None:
             self.lose(known)
         self.live[live.id] = live
         self.set_active(live, True)
@@ -197,6 +197,8 @@ class Engine:
 
     def _fire(self, live: LiveRun) -> None:
         execution = live.execution
+        if live.held_back:
+            return  # it stands still until its record has landed
         now_us = self._clock.now_us() + 500
         while (command := execution.next_timer()) is not None and command.due_us <= now_us:
             if not execution.timer_fired(command, now_us - 500):
@@ -263,18 +265,17 @@ class Engine:
             update = entry.update
             if update is not None and not update.keep_owner:
                 self._forget(live)
-                if update.completed_us is not None:
-                    ended.append(live.id)
-                    self.finished += 1
-                else:
-                    released.append(live.id)
+                (released if update.completed_us is None else ended).append(live.id)
                 continue
             if live.recoveries and update is not None and update.recoveries == 0:
                 self.suspects.cleared(live)
             if entry.commands:
                 self.attempts.start(live, entry.commands)
+            if entry.wait is not None:
+                self.post(self._fire, live)
             self._settle(live)
         if ended:
+            self.finished += len(ended)
             self._on_done(ended)
         if released:
             self._on_released(released)
@@ -291,6 +292,10 @@ class Engine:
             return
         setbacks.record_refusal(self.journal, self._clock, live, entry, error)
         self._leave(live)
+
+    def on_held_back(self, live: LiveRun) -> None:
+        """What a run wants recorded waits for somebody else's lock: if it is the last, others get the run's place."""
+        self.set_active(live, not live.leaving)
 
     # -- leaving ------------------------------------------------------------------------------------------------
 
@@ -324,7 +329,7 @@ class Engine:
     def lose(self, live: LiveRun) -> None:
         """Drop a run that is this worker's no more, without a trace."""
         if not live.gone:
-            self.journal.drop(live)
+            self.journal.forget(live)
             self._leave(live)
             self._forget(live)
 
@@ -337,12 +342,12 @@ class Engine:
         self.attempts.waiting = 0
 
     def _forget(self, live: LiveRun) -> None:
-        live.gone = True
-        live.leaving = True
+        live.gone = live.leaving = True
         if self.live.get(live.id) is live:
             del self.live[live.id]
         self.suspects.over(live)
         self.set_active(live, False)
+        self._change.set()
 
     def _make_room(self) -> None:
         """Release the runs that have been quiet longest while there are too many in memory."""
@@ -378,7 +383,8 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether anything is being done, or is about to be tried again."""
-        return bool(self.active or self.attempts.waiting or self._pump.work or self.suspects.trying)
+        under_way = self.active or self.attempts.waiting or self._pump.work or self.suspects.trying
+        return bool(under_way or self.journal.held_back)
 
     async def idle(self) -> None:
         """Wait until no run makes progress."""

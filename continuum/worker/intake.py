@@ -128,7 +128,7 @@ class Intake:
         self.on_mail()
 
     def on_suspects(self) -> None:
-        """The next run that is suspected of killing its workers may be tried."""
+        """The next runs that are suspected of killing their workers may be tried."""
         self._suspects_wanted = True
         self._claim_wanted.set()
 
@@ -251,8 +251,9 @@ class Intake:
 
     async def _claim_all(self, mail: bool, parked: bool) -> None:
         """Claim until there is no more, or no more room."""
-        if self._suspects_wanted and not self._engine.suspects.trying and self._engine.room() > 0:
-            claimed = await self._claim(claims.claim_suspect)
+        if self._suspects_wanted and not self._engine.suspects.trying and (room := self._engine.room()) > 0:
+            # Half of the room: those that have lived through their trial may stay long, and others are to go on.
+            claimed = await self._claim(claims.claim_suspects, min(max(1, room // 2), MOST_CLAIMED))
             self._suspects_wanted = False
             await self._admit(claimed)
         while (room := min(self._engine.room(), MOST_CLAIMED)) > 0:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
-from continuum.worker.arrays import plain_array, text_array
-from continuum.worker.connections import Backoff, transaction
-from continuum.worker.live import Entry, LiveRun, RowUpdate
+from continuum.worker.connections import Backoff
+from continuum.worker.held_back import CAREFUL_FOR, HeldBack, tell
+from continuum.worker.live import Entry, LiveRun
 from continuum.worker.outbox import Sent
-from continuum.worker.outbox_writing import write_outbox
-from continuum.worker.sql import load
+from continuum.worker.recording import LeaseLockedError, landed, record, record_free
 
 __all__ = ["JOURNAL_SESSION", "Journal"]
 
@@ -28,6 +29,8 @@ logger = logging.getLogger("continuum.worker")
 # Enough to make the cost of a commit vanish, small enough to bound how long a run waits behind others.
 MOST_EVENTS = 2_000
 MOST_BYTES = 8 * 1024 * 1024
+# The server may be at a commit for so many seconds after its connection broke: who waits for it waits for ourselves.
+DOUBTFUL_FOR = 5.0
 
 #: Session settings of the journal's connection. The statement is planned once; without these the plan made while the
 #: tables were small would scan them for ever after.
@@ -50,6 +53,8 @@ class Journal:
         on_fenced: called with runs this worker no longer holds: nothing of theirs was written.
         on_refused: called with a run and the error when PostgreSQL refuses what the run wants recorded.
         on_sent: called with whom to tell of what a commit has sent to others.
+        on_held_back: called with runs whose records wait for somebody else's lock.
+        on_left_out: called with runs whose summary was left out, as somebody holds the row.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Journal:
         on_fenced: Callable[[LiveRun], None],
         on_refused: Callable[[LiveRun, Entry, Exception], None],
         on_sent: Callable[[Sent], None] = lambda sent: None,
+        on_held_back: Callable[[LiveRun], None] = lambda live: None,
+        on_left_out: Callable[[LiveRun], None] = lambda live: None,
     ) -> None:
         self._connect = connect
         self._connection: psycopg.AsyncConnection[Any] | None = None
@@ -69,13 +76,21 @@ class Journal:
         self._on_fenced = on_fenced
         self._on_refused = on_refused
         self._on_sent = on_sent
+        self._on_held_back = on_held_back
+        self._on_left_out = on_left_out
+        self._held = HeldBack()
+        self._careful_until = 0.0
         self._open: dict[LiveRun, Entry] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._statement = load("journal")
         self.commits = 0
         self.events = 0
+
+    @property
+    def held_back(self) -> int:
+        """How many runs have records that wait for somebody else's lock."""
+        return len(self._held)
 
     def entry(self, live: LiveRun) -> Entry:
         """Return the entry that the next commit takes along for ``live``, opening one if need be."""
@@ -83,36 +98,60 @@ class Journal:
         if entry is None:
             live.open_entry = live.last_entry = entry = Entry(live)
             live.unacknowledged += 1
-            self._open[live] = entry
-            self._idle.clear()
-            self._wake.set()
+            if live.held_back:
+                self._held.follow(entry)
+            else:
+                self._add(entry)
         return entry
+
+    def _add(self, entry: Entry) -> None:
+        self._open[entry.live] = entry
+        self._idle.clear()
+        self._wake.set()
 
     def drop(self, live: LiveRun) -> None:
         """Forget what ``live`` has handed over and no commit has taken along yet."""
         if live.open_entry is not None:
             self._open.pop(live, None)
+            self._held.drop_behind(live)
             live.unacknowledged -= 1
             live.open_entry = live.last_entry = None
 
+    def forget(self, live: LiveRun) -> None:
+        """Forget all of ``live`` that is not durable, unless a commit is at it right now."""
+        self.drop(live)
+        self._held.end(live)
+
     async def flush(self) -> None:
-        """Wait until everything handed over so far is durable or given up."""
+        """Wait until everything handed over so far is durable, given up or held back."""
         await self._idle.wait()
+
+    async def give_up_held_back(self, patience: float) -> list[LiveRun]:
+        """Wait for what is held back too, ``patience`` seconds at most, then forget it; returns the runs concerned."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._held or self._open:
+                    await self._held.none()
+                    await self.flush()
+        return self._held.clear()
 
     def discard(self) -> None:
         """Forget what is not written yet: the lease is lost, it would change nothing."""
         for entry in self._open.values():
             entry.live.open_entry = None
         self._open.clear()
+        self._held.clear()
 
     async def run(self) -> None:
         """Write until cancelled."""
         try:
             while True:
-                await self._wake.wait()
+                await self._held.wait(self._wake)
                 self._wake.clear()
-                while self._open:
-                    await self._commit(self._take())
+                while batch := self._take():
+                    await self._commit(batch)
+                    if not self._open:
+                        self._idle.set()
                 self._idle.set()
         finally:
             if self._connection is not None:
@@ -121,10 +160,13 @@ class Journal:
     def _take(self) -> list[Entry]:
         batch: list[Entry] = []
         events = size = 0
-        for entry in list(self._open.values()):
+        for entry in [*self._held.due(), *self._open.values()]:
             batch.append(entry)
-            entry.live.open_entry = None
-            del self._open[entry.live]
+            if entry.wait is None:
+                entry.live.open_entry = None
+                del self._open[entry.live]
+            else:
+                self._held.take(entry.live)
             events += len(entry.events) + 1
             size += entry.size
             if events >= MOST_EVENTS or size >= MOST_BYTES:
@@ -135,7 +177,7 @@ class Journal:
         backoff = Backoff()
         while True:
             try:
-                lost = await self._write(batch)
+                lost, locked = await self._write(batch)
                 break
             except (psycopg.Error, ValueError) as error:  # ValueError: text that has no encoding
                 # Something in the batch is not acceptable. Halve until the culprit stands alone: its neighbours go on.
@@ -144,8 +186,12 @@ class Journal:
                     await self._commit(batch[:middle])
                     await self._commit(batch[middle:])
                     return
+                if isinstance(error, psycopg.errors.LockNotAvailable):
+                    self._hold_back(batch)
+                    return
                 if not _will_pass(error):
                     logger.error("run %s: PostgreSQL refused its record: %s", batch[0].live.id, _line(error))
+                    self._end_wait(batch[0])
                     self._on_refused(batch[0].live, batch[0], error)
                     return
                 logger.warning("a commit failed and is tried again: %s", _line(error))
@@ -153,8 +199,13 @@ class Journal:
                 await self._connection.close()
                 self._connection = None
             await asyncio.sleep(backoff.next())
+        if locked:
+            self._hold_back([entry for entry in batch if entry.live.id in locked])
+            batch = [entry for entry in batch if entry.live.id not in locked]
         durable = []
         for entry in batch:
+            if entry.wait is not None:
+                self._end_wait(entry)
             if lost and entry.live.id in lost:
                 self._on_fenced(entry.live)
             else:
@@ -162,25 +213,56 @@ class Journal:
         if durable:
             self._on_durable(durable)
 
-    async def _write(self, batch: list[Entry]) -> set[UUID]:
+    def _hold_back(self, entries: list[Entry]) -> None:
+        new = []
+        for entry in entries:
+            live = entry.live
+            if not live.gone and self._held.hold(entry, self._open.pop(live, None)):
+                new.append(entry)
+                self._on_held_back(live)
+        if new:
+            tell(new)
+
+    def _end_wait(self, entry: Entry) -> None:
+        if entry.wait is None or not entry.live.held_back:
+            return
+        logger.info("run %s: waited %.1f s for a lock", entry.live.id, time.monotonic() - entry.wait[0])
+        behind = self._held.end(entry.live)
+        if behind is not None:
+            self._add(behind)
+
+    async def _write(self, batch: list[Entry]) -> tuple[set[UUID], set[UUID]]:
         """Write one batch, however often the connection breaks on the way.
 
         Returns:
-            set: ids of the runs this worker does not hold any more.
+            tuple: ids of the runs this worker does not hold any more; and of those that were not written, since
+                somebody holds their rows.
+
+        Raises:
+            psycopg.Error: something in the batch is refused, or is locked although it is not the row of a run.
         """
-        backoff = Backoff()
-        doubtful = broken = False
+        backoff, pauses = Backoff(), Backoff(base=0.05, cap=0.5)
+        doubtful = waiting = False
+        doubtful_until = 0.0
         lost: set[UUID] = set()
+        locked: set[UUID] = set()
         while batch:
+            careful = bool(self._held) or time.monotonic() < self._careful_until
             try:
                 if self._connection is None:
                     self._connection = await self._connect()
                 if doubtful:
-                    landed = await self._landed(self._connection, batch)
-                    batch = [entry for entry in batch if entry.live.id not in landed]
+                    written = await landed(self._connection, batch)
+                    batch = [entry for entry in batch if entry.live.id not in written]
                     doubtful = False
                     continue
-                rows = await self._execute(self._connection, batch)
+                if careful:
+                    rows, skipped = await self._execute_carefully(self._connection, batch)
+                    if skipped:
+                        locked |= skipped
+                        batch = [entry for entry in batch if entry.live.id not in skipped]
+                else:
+                    rows = await self._execute(self._connection, batch)
                 self.commits += 1
                 if not rows:
                     self.events += sum(len(entry.events) for entry in batch)
@@ -188,10 +270,27 @@ class Journal:
                 lost.update(row[0] for row in rows)
                 batch = [entry for entry in batch if entry.live.id not in lost]
             except psycopg.errors.UniqueViolation:
-                if not broken:
+                if not any(entry.doubtful for entry in batch):
                     raise
                 # The server was still at work on the commit whose connection broke, when we looked for its records.
-                doubtful, broken = True, False
+                doubtful = True
+                for entry in batch:
+                    entry.doubtful = False
+            except psycopg.errors.LockNotAvailable:
+                if not careful:
+                    self._be_careful()
+                elif time.monotonic() < doubtful_until:
+                    doubtful = True
+                    await asyncio.sleep(pauses.next())
+                else:
+                    raise
+            except LeaseLockedError:
+                if not waiting:
+                    logger.warning(
+                        "another transaction has locked this worker's own row: nothing is recorded meanwhile"
+                    )
+                waiting = True
+                await asyncio.sleep(pauses.next())
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
                 logger.info("a commit is tried again: %s", _line(error))
                 await asyncio.sleep(backoff.next())
@@ -201,93 +300,38 @@ class Journal:
                 logger.warning("the journal's connection broke, trying again: %s", _line(error))
                 if self._connection is not None:
                     # Whether the commit took place is not known: look before writing again.
-                    doubtful = broken = True
+                    doubtful = True
+                    doubtful_until = time.monotonic() + DOUBTFUL_FOR
+                    for entry in batch:
+                        entry.doubtful = True
                     await self._connection.close()
                     self._connection = None
                 await asyncio.sleep(backoff.next())
-        return lost
+        return lost, locked
 
     async def _execute(self, connection: psycopg.AsyncConnection[Any], batch: list[Entry]) -> list[tuple[Any, ...]]:
         """Commit a batch; returns the ids of the runs this worker does not hold, in which case nothing is written."""
-        parameters = self._parameters(batch)
-        if all(entry.outbox is None for entry in batch):
-            cursor = await connection.execute(self._statement, parameters, prepare=True)
-            return await cursor.fetchall()
-        async with transaction(connection):
-            cursor = await connection.execute(self._statement, parameters, prepare=True)
-            rows = await cursor.fetchall()
-            sent = Sent() if rows else await write_outbox(connection, batch)
-        self._on_sent(sent)
+        rows, sent = await record(connection, self.worker_id, batch)
+        if sent is not None:
+            self._on_sent(sent)
         return rows
 
-    async def _landed(self, connection: psycopg.AsyncConnection[Any], batch: list[Entry]) -> set[UUID]:
-        """Tell which entries of a batch the lost commit has written after all.
+    async def _execute_carefully(
+        self, connection: psycopg.AsyncConnection[Any], batch: list[Entry]
+    ) -> tuple[list[tuple[Any, ...]], set[UUID]]:
+        """``_execute`` for those of a batch whose rows nobody holds; returns the runs of the others as well."""
+        rows, sent, locked = await record_free(connection, self.worker_id, batch, self._leave_out)
+        if locked:
+            self._be_careful()
+        self._on_sent(sent)
+        return rows, locked
 
-        An entry without events needs no answer: writing it again does the same again, or finds the run given up,
-        as it wanted.
-        """
-        asked = [entry for entry in batch if entry.events]
-        parameters = {
-            "run_ids": plain_array([entry.live.hex for entry in asked]),
-            "tokens": plain_array([entry.live.token for entry in asked]),
-            "seqs": plain_array([entry.events[-1].seq for entry in asked]),
-        }
-        cursor = await connection.execute(load("journal_landed"), parameters)
-        return {row[0] for row in await cursor.fetchall()}
+    def _leave_out(self, live: LiveRun) -> None:
+        self._be_careful()
+        self._on_left_out(live)
 
-    def _parameters(self, batch: list[Entry]) -> dict[str, Any]:
-        event_runs: list[str] = []
-        events = []
-        consumed_runs: list[str] = []
-        consumed: list[int] = []
-        kept_runs: list[str] = []
-        kept: list[int] = []
-        update_runs: list[str] = []
-        update_tokens: list[int] = []
-        updates: list[RowUpdate] = []
-        for entry in batch:
-            hex_ = entry.live.hex
-            if entry.events:
-                event_runs += [hex_] * len(entry.events)
-                events += entry.events
-            if entry.consumed:
-                consumed_runs += [hex_] * len(entry.consumed)
-                consumed += entry.consumed
-            if entry.kept:
-                kept_runs += [hex_] * len(entry.kept)
-                kept += entry.kept
-            if entry.update is not None:
-                update_runs.append(hex_)
-                update_tokens.append(entry.live.token)
-                updates.append(entry.update)
-        return {
-            "worker": self.worker_id,
-            "run_ids": plain_array([entry.live.hex for entry in batch]),
-            "tokens": plain_array([entry.live.token for entry in batch]),
-            "event_runs": plain_array(event_runs),
-            "seqs": plain_array([e.seq for e in events]),
-            "types": plain_array([e.type for e in events]),
-            "command_ids": text_array([e.command_id for e in events]),
-            "names": text_array([e.name for e in events]),
-            "data": text_array([e.data for e in events]),
-            "times": plain_array([e.time_us for e in events]),
-            "consumed_runs": plain_array(consumed_runs),
-            "consumed": plain_array(consumed),
-            "kept_runs": plain_array(kept_runs),
-            "kept": plain_array(kept),
-            "update_runs": plain_array(update_runs),
-            "update_tokens": plain_array(update_tokens),
-            "states": plain_array([u.state for u in updates]),
-            "keep_owner": plain_array([u.keep_owner for u in updates]),
-            "waiting_on": text_array([u.waiting_on for u in updates]),
-            "next_wakeups": plain_array([u.next_wakeup_us for u in updates]),
-            "progress": text_array([u.progress for u in updates]),
-            "results": text_array([u.result for u in updates]),
-            "errors": text_array([u.error for u in updates]),
-            "completed": plain_array([u.completed_us for u in updates]),
-            "retention": plain_array([u.retention_us for u in updates]),
-            "recoveries": plain_array([u.recoveries for u in updates]),
-        }
+    def _be_careful(self) -> None:
+        self._careful_until = time.monotonic() + CAREFUL_FOR
 
 
 def _is_connection_trouble(error: BaseException, connection: psycopg.AsyncConnection[Any] | None) -> bool:

@@ -50,9 +50,26 @@ class RowUpdate(NamedTuple):
 
 
 class Entry:
-    """What one run wants written in one commit, and what waits for that commit."""
+    """What one run wants written in one commit, and what waits for that commit.
 
-    __slots__ = ("commands", "consumed", "events", "kept", "last_resort", "live", "outbox", "size", "update")
+    Attributes:
+        doubtful: a commit of it may have taken place without our knowing.
+        wait: since when it waits for somebody else's lock and for how long between two attempts, in seconds; or None.
+    """
+
+    __slots__ = (
+        "commands",
+        "consumed",
+        "doubtful",
+        "events",
+        "kept",
+        "last_resort",
+        "live",
+        "outbox",
+        "size",
+        "update",
+        "wait",
+    )
 
     def __init__(self, live: LiveRun) -> None:
         self.live = live
@@ -64,6 +81,8 @@ class Entry:
         self.outbox: Outbox | None = None
         self.size = 0
         self.last_resort = False
+        self.doubtful = False
+        self.wait: tuple[float, float] | None = None
 
     def remove(self, message: Message) -> None:
         """Have a message that is taken up by this entry disappear from the inbox.
@@ -96,6 +115,7 @@ class LiveRun:
         touched: when it last did something, by ``time.monotonic()``.
         summary: what its row last said while the run was live.
         gone: it was released, ended or lost; whatever still arrives for it is dropped.
+        held_back: what it wants recorded waits for somebody else's lock, and so does what it wants recorded after that.
         recorded: the number of the last event it was claimed with.
         recoveries: how often in a row it has lost its worker, as its row says.
         asked_to_stop: an unread request to cancel that it was claimed with, or None.
@@ -114,6 +134,7 @@ class LiveRun:
         "definition",
         "execution",
         "gone",
+        "held_back",
         "hex",
         "id",
         "last_entry",
@@ -161,6 +182,7 @@ class LiveRun:
         self.replaying = False
         self.leaving = False
         self.gone = False
+        self.held_back = False
 
 
 def wanted(subject: Any) -> bool:

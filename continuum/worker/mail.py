@@ -41,12 +41,12 @@ class Mail:
             self._removed.append(entry)
 
     def deliver(self, messages: Iterable[Message]) -> None:
-        """Hand over unread messages; those for runs that are not live here are left where they are."""
+        """Hand over unread messages; those for runs that are not live here, or stand still, are left where they are."""
         live_runs = self._engine.live
         by_run: dict[UUID, list[Message]] = {}
         for message in messages:
             live = live_runs.get(message.run_id)
-            if live is not None and message.id not in live.seen:
+            if live is not None and not live.held_back and message.id not in live.seen:
                 live.seen.add(message.id)
                 by_run.setdefault(message.run_id, []).append(message)
         for run_id, of_run in by_run.items():

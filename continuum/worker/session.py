@@ -58,6 +58,8 @@ logger = logging.getLogger("continuum.worker")
 
 # How long giving everything back may take once the activities have ended, in seconds.
 LEAVE_TIMEOUT = 5.0
+# How much of that may be spent waiting for runs whose rows somebody else has locked.
+HELD_BACK_TIMEOUT = 3.0
 
 
 class Session:
@@ -161,6 +163,8 @@ class Session:
             on_fenced=self._on_fenced,
             on_refused=engine.on_refused,
             on_sent=self._on_sent,
+            on_held_back=engine.on_held_back,
+            on_left_out=engine.summaries.left_out,
         )
         self.attempt_link = Link(partial(self._connect, "attempts"), "heartbeats and keys")
         self.heartbeats = Heartbeats(loop, self.attempt_link, self.worker_id)
@@ -278,6 +282,7 @@ class Session:
                 await self.heartbeats.flush()
                 self.engine.release_all()
                 await self.journal.flush()
+                locked = await self.journal.give_up_held_back(HELD_BACK_TIMEOUT)
                 await self.intake.use(self.lease.leave)
                 self.hints.notify(READY_CHANNEL)
                 if given_back:
@@ -286,13 +291,20 @@ class Session:
         except TimeoutError:
             logger.warning("the runs could not be given back in time; others take them when the lease ends")
             return 1
+        if locked:
+            logger.warning(
+                "%d runs could not be given back, as another transaction has locked their rows (run %s): others take "
+                "them when it has ended, and go on from what was recorded",
+                len(locked),
+                locked[0].id,
+            )
         if left:
             logger.warning("%d activities did not end in time and will run again elsewhere", left)
         about = {"worker_id": self.worker_id, "name": self.node.name, "runs_ended": self.engine.finished}
         telemetry.emit(telemetry.worker_stopped, Worker, **about)
         await asyncio.to_thread(telemetry.flush)
         logger.info("stopped; %d runs finished here", self.engine.finished)
-        return 0
+        return 1 if locked else 0
 
     async def _let_end(self) -> int:
         """Let the activities that are under way end; returns how many did not in time."""

@@ -22,6 +22,8 @@ __all__ = ["Summaries"]
 QUIET = 0.2
 # What is due within so many microseconds is not waited for in quiet.
 DUE_SOON_US = 1_000_000
+# When somebody holds the row, the next attempt comes after so many seconds.
+AGAIN = 1.0
 
 
 class Summaries:
@@ -36,6 +38,7 @@ class Summaries:
         self._journal = journal
         self._after_each = after_each
         self._waiting: deque[LiveRun] = deque()
+        self._left_out: set[LiveRun] = set()
         self._news = asyncio.Event()
 
     def touch(self, live: LiveRun) -> None:
@@ -47,6 +50,17 @@ class Summaries:
             if len(self._waiting) == 1:
                 self._news.set()
 
+    def left_out(self, live: LiveRun) -> None:
+        """What its row was to say has not been written, as somebody holds the row: that is made up for in a while."""
+        if live not in self._left_out:
+            self._left_out.add(live)
+            asyncio.get_running_loop().call_later(AGAIN, self._make_up_for, live)
+
+    def _make_up_for(self, live: LiveRun) -> None:
+        self._left_out.discard(live)
+        live.summary = None
+        self.touch(live)
+
     def clear(self, live: LiveRun, entry: Entry) -> None:
         """What is journaled here clears a run that has lost workers: its row says so in the same commit."""
         if entry.update is None:
@@ -57,6 +71,8 @@ class Summaries:
 
         Unless it waits for what is due any moment: that it has lived through too is yet to be seen.
         """
+        if live in self._left_out:
+            return
         update = rows.summary(live)
         due = [update.next_wakeup_us, None if live.execution.cancel_reason is not None else live.deadline_us]
         if min((us for us in due if us is not None), default=LAST_US) > now_us + DUE_SOON_US:
@@ -82,6 +98,8 @@ class Summaries:
                 waiting.append(live)
                 continue
             live.waiting_for_summary = False
+            if live in self._left_out:
+                continue
             update = rows.summary(live)
             if update != live.summary:
                 live.summary = update

@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg
 
+from continuum.core.code.patches import patch_sites
 from continuum.core.definitions import WorkflowDefinition
-from continuum.core.patches import patch_sites
 from continuum.sourcefiles import shown
 from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.sql import load

@@ -158,6 +158,11 @@ async def listens(timeout: float | None = None) -> Any:
         return "timed out"
 
 
+@workflow
+async def listens_for_two() -> list:
+    return [await wait_signal("first"), await wait_signal("second")]
+
+
 @workflow(signals={"approved": dict})
 async def contract() -> dict:
     return await wait_signal("approved")

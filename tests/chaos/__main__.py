@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--broken", choices=["notice", "journal", "transactions", "limits"], help="What the workers lack."
     )
+    parser.add_argument(
+        "--ambush", action="store_true", help="In place of a storm, one stop that meets the moment to stop a worker."
+    )
     parser.add_argument("--deadline", type=float, default=90.0, help="Seconds within which runs must end after that.")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(100_000) if options.seed is None else options.seed
@@ -63,6 +66,7 @@ def trial(seed: int, options: argparse.Namespace) -> int:
 def _apart(seed: int, options: argparse.Namespace) -> bool:
     given = {name: getattr(options, name) for name in ("minutes", "workers", "runs", "broken", "deadline")}
     arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    arguments += ["--ambush"] * options.ambush
     return subprocess.run([sys.executable, "-m", "tests.chaos", f"--seed={seed}", *arguments]).returncode != 0
 
 

@@ -13,13 +13,16 @@ from pathlib import Path
 from django.db import connection
 from tqdm import tqdm
 
+import continuum
 from continuum.models import Run
 from continuum.testing.postgres import EmbeddedPostgres
 from tests.chaos import checks
+from tests.chaos.ambush import Ambush
 from tests.chaos.cluster import Cluster
 from tests.chaos.load import Client
 from tests.chaos.storm import Storm, actions, rests, stops
 from tests.chaos.takeover import TakeOver
+from tests.chaos.workflows import KINDS
 from tests.waiting_for import eventually
 
 __all__ = ["Trial"]
@@ -30,6 +33,8 @@ MOST_SHOWN = 25
 # after two; the rest is for machines with other work.
 LONGEST_TAKE_OVER = 30.0
 MOST_DEADLINES = 5
+# Runs that ask for many places in queues, started at once where nobody counts these.
+RUSH = 12
 
 
 class Trial:
@@ -53,6 +58,7 @@ class Trial:
         """Carry it out; returns 1 if something that must hold does not."""
         print(f"chaos with --seed {self.seed}, logs in {self.logs}", flush=True)
         take_over = TakeOver(self.server.database_url("chaos"), LONGEST_TAKE_OVER)
+        ambush = Ambush(self._say) if self.options.ambush else None
         cluster = Cluster(self.logs, self.options.broken, take_over.about_to_kill)
         for _ in range(self.options.workers):
             cluster.start()
@@ -63,16 +69,10 @@ class Trial:
         for client in clients:
             client.start()
         storm = Storm(cluster, self.server, self.options.workers, self._say)
-        match self.options.broken:
-            case None:
-                plan = actions(self.seed)
-            case "limits":
-                plan = rests()
-            case _:
-                plan = stops(self.seed)
-        with tqdm(total=round(self.seconds), unit="s", disable=not sys.stdout.isatty()) as bar:
-            began = time.monotonic()
-            storm.rage(plan, began + self.seconds, lambda: bar.update(int(time.monotonic() - began) - bar.n))
+        if ambush is not None:
+            ambush.spring(cluster)
+        else:
+            self._rage(storm)
         found = self._settle(storm, clients)
         cluster.close()
         connection.close()
@@ -83,6 +83,20 @@ class Trial:
         found += [what for client in clients for what in client.violations]
         self._report(cluster, stories, take_over, found)
         return 1 if found else 0
+
+    def _rage(self, storm: Storm) -> None:
+        match self.options.broken:
+            case None:
+                plan = actions(self.seed)
+            case "limits":
+                plan = rests()
+                for n in range(RUSH):
+                    continuum.start(KINDS["queues_up"], f"rush-{n}")
+            case _:
+                plan = stops(self.seed)
+        with tqdm(total=round(self.seconds), unit="s", disable=not sys.stdout.isatty()) as bar:
+            began = time.monotonic()
+            storm.rage(plan, began + self.seconds, lambda: bar.update(int(time.monotonic() - began) - bar.n))
 
     def _settle(self, storm: Storm, clients: list[Client]) -> list[str]:
         self._say("calm")
@@ -131,4 +145,6 @@ class Trial:
             print(
                 f"repeat with: python -m tests.chaos --seed {self.seed} --minutes {self.options.minutes:g} "
                 f"--workers {self.options.workers} --runs {self.runs}"
+                f"{' --ambush' * self.options.ambush}"
+                f"{f' --broken {self.options.broken}' if self.options.broken else ''}"
             )

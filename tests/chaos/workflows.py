@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from continuum import (
@@ -25,7 +26,10 @@ from continuum import (
     workflow,
 )
 
-__all__ = ["KINDS"]
+__all__ = ["GATES", "KINDS", "acts_behind_gate", "awaits_word"]
+
+# Names the directory of the gates of an ambush, see ambush.py.
+GATES = "CHAOS_GATES"
 
 # A connection that breaks costs an attempt.
 STUBBORN = Retry(max_attempts=1000, base=0.03, max_delay=0.5)
@@ -115,6 +119,17 @@ def takes_place(queue: str, key: str, seconds: float) -> str:
 @activity(retry=STUBBORN, queue="paced")
 def keeps_pace() -> None:
     """When it began stands in the history."""
+
+
+@activity(retry=STUBBORN, transactional=True)
+def once_behind_gate(key: str) -> str:
+    """Exactly once: says that it has begun, and commits when the gates of all and of its own process are open."""
+    gates = Path(os.environ[GATES])
+    effect = mark(f"once:{key}:gate")
+    (gates / f"{key}.{os.getpid()}").touch()
+    while (gates / "shut.").exists() or (gates / f"shut.{os.getpid()}").exists():
+        time.sleep(0.01)
+    return effect
 
 
 class RefusedError(NonRetryableError):
@@ -293,6 +308,16 @@ async def queues_up(key: str) -> int:
         takes_place.options(queue=queue)(queue, f"{key}-{n}", 0.1) for queue in ("few", "slowly") for n in range(6)
     ]
     return len(await asyncio.gather(*places, *(keeps_pace() for _ in range(40))))
+
+
+@workflow
+async def awaits_word(key: str) -> Any:
+    return await wait_signal("word")
+
+
+@workflow
+async def acts_behind_gate(key: str) -> str:
+    return await once_behind_gate(key)
 
 
 KINDS = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from continuum.core.callees import callees
-from continuum.core.patches import patch_sites
+from continuum.core.code.callees import callees
+from continuum.core.code.patches import patch_sites
 
 HELPERS = """
     import functools

@@ -1,16 +1,40 @@
 """The SQL of the hot path: one statement a file, so that it can be read, explained and reviewed as SQL."""
 
+import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 
 __all__ = ["load"]
 
+# A common table expression after the first begins on the line that ends the one before.
+_PART = re.compile(r"\), (\w+) AS ")
+
 
 @cache
-def load(name: str) -> str:
+def load(name: str, without: frozenset[str] = frozenset()) -> str:
     """Return the text of the statement ``name`` (the file ``<name>.sql`` beside this module).
+
+    Args:
+        name: which.
+        without: names of common table expressions to leave out, which nothing else in the statement mentions: each
+            costs the server something even where it has nothing to do.
 
     Raises:
         FileNotFoundError: there is no such statement.
+        ValueError: it has no such part.
     """
-    return files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    text = files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    if missing := without - {found[1] for found in map(_PART.match, text.splitlines()) if found}:
+        raise ValueError(f"{name}.sql has no {', '.join(sorted(missing))}")
+    return "".join(_lines(text, without)) if without else text
+
+
+def _lines(text: str, without: frozenset[str]) -> Iterator[str]:
+    left_out = False
+    for line in text.splitlines(keepends=True):
+        if line.startswith(")"):
+            part = _PART.match(line)
+            left_out = part is not None and part[1] in without
+        if not left_out:
+            yield line

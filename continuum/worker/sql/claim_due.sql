@@ -2,7 +2,7 @@
 --
 -- "priorities" skips through the index from one priority to the next, so that runs that sleep (and stand in the same index)
 -- are never walked over: each priority is read from its start up to now and no further.
--- Runs suspected of killing their workers are claimed one at a time, by claim_suspect.
+-- Runs suspected of killing their workers are claimed by claim_suspects.
 -- A run whose very code a live worker has is left to such a worker for a while, so that it does not go to and fro between
 -- versions while both are at work ("pinned": for ever). The look at the workers is for runs of other versions only, and taken
 -- once, as nothing in it depends on the run.

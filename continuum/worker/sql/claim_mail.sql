@@ -11,7 +11,7 @@ WITH lease AS MATERIALIZED (
     SELECT r.id, r.claimed_at FROM continuum_runs r
     WHERE r.id IN (SELECT i.run_id FROM continuum_inbox i WHERE i.consumed_at IS NULL)
       AND r.owner_id IS NULL
-      AND r.recoveries < %(suspected)s -- the others have their time to wake up, and are claimed one at a time
+      AND r.recoveries < %(suspected)s -- the others have their time to wake up, and are claimed by claim_suspects
       AND (
           r.workflow = ANY(%(workflows)s) AND (
               r.version_hash = ANY(%(hashes)s)

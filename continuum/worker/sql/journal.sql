@@ -7,13 +7,18 @@
 -- All or nothing: as long as one run is lost nothing at all is written. The answer names the lost ones, and the worker
 -- sends the rest again. That is rare, and spares the common case a join of every record with what is held.
 --
+-- "lease" also sets for how long the transaction waits for a lock: the row of a run may be held by anybody's transaction, for
+-- as long as that is open, and the others must not wait for it. See held_back.py.
+--
 -- "coalesce" keeps the planner from looking for a run among all those of its owner: that index would serve any condition
 -- that a run without an owner cannot meet.
 WITH batch AS MATERIALIZED (
     SELECT b.run_id, b.token
     FROM unnest(%(run_ids)s::uuid[], %(tokens)s::bigint[]) AS b (run_id, token)
 ), lease AS MATERIALIZED (
-    SELECT w.id FROM continuum_workers w WHERE w.id = %(worker)s AND w.state <> 'dead' FOR KEY SHARE
+    SELECT w.id FROM continuum_workers w
+    WHERE w.id = %(worker)s AND w.state <> 'dead' AND set_config('lock_timeout', %(patience)s, true) IS NOT NULL
+    FOR KEY SHARE
 ), lost AS MATERIALIZED (
     SELECT b.run_id
     FROM batch b

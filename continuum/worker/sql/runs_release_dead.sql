@@ -5,10 +5,12 @@
 -- Survivors share the work through SKIP LOCKED. A run that has ended is only detached.
 --
 -- "recoveries" counts the deaths a run may be to blame for: of those it was at work in ('running': claimed and not quiet
--- since, or with an activity under way). If the dead node had a suspect on trial, that one is blamed, and other suspects,
--- which have been tried, are not. Nobody but a run on trial gets the last of its chances taken ("spared").
+-- since, or with an activity under way). If the dead node had suspects on trial (those it had claimed with "trial_token" or
+-- a later token), these are blamed, and other suspects, which have been tried, are not. Nobody but a run that was on trial alone
+-- ("suspect_id") gets the last of its chances taken ("spared").
+-- Workers of before migration 0009 try one at a time and know no "trial_token".
 WITH stranded AS (
-    SELECT run.id, worker.suspect_id
+    SELECT run.id, worker.suspect_id, worker.trial_token
     FROM continuum_runs AS run
     LEFT JOIN continuum_workers AS worker ON worker.id = run.owner_id
     WHERE run.owner_id = ANY(%(owners)s::bigint[])
@@ -21,7 +23,8 @@ SET owner_id = NULL,
     recoveries = CASE
         WHEN run.state <> 'running' THEN run.recoveries
         WHEN run.recoveries < %(suspected)s OR run.id = stranded.suspect_id THEN least(run.recoveries + 1, 32767)
-        WHEN stranded.suspect_id IS NULL THEN greatest(run.recoveries, least(run.recoveries + 1, %(spared)s))
+        WHEN run.lease_token >= stranded.trial_token OR stranded.trial_token IS NULL AND stranded.suspect_id IS NULL
+            THEN greatest(run.recoveries, least(run.recoveries + 1, %(spared)s))
         ELSE run.recoveries
     END,
     next_wakeup_at = CASE WHEN run.state IN ('pending', 'running', 'suspended') THEN clock_timestamp() END,

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from types import FunctionType, UnionType
 from typing import Any, Union
 
-from continuum.core.kinds import Inst, Items, Obj, Value
-from continuum.core.sources import is_project_file, source_of
+from continuum.core.code.kinds import Inst, Items, Obj, Value
+from continuum.core.code.sources import is_project_file, source_of
 
 __all__ = ["class_nodes", "declared_attribute", "in_class", "instance_of", "return_annotation", "typed"]
 

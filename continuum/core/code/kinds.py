@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from continuum.core.scopes import Scope
+    from continuum.core.code.scopes import Scope
 
 __all__ = ["Inst", "Items", "Local", "Member", "Named", "Obj", "Super", "Value", "name_of", "same"]
 

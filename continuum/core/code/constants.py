@@ -11,9 +11,9 @@ from enum import EnumType
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from continuum.core.resolving import absolute_name
-from continuum.core.sources import imported, is_project_file, source_of
-from continuum.core.typed import class_nodes
+from continuum.core.code.resolving import absolute_name
+from continuum.core.code.sources import imported, is_project_file, source_of
+from continuum.core.code.typed import class_nodes
 
 __all__ = ["Constant", "class_constants", "constant"]
 

@@ -11,12 +11,12 @@ from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from continuum.core.constants import Constant, class_constants, constant
-from continuum.core.kinds import Inst, Items, Local, Member, Obj, Value, name_of
-from continuum.core.resolving import Resolver
-from continuum.core.scopes import Scope
-from continuum.core.sources import OURS, FunctionNode, function_node
-from continuum.core.typed import in_class
+from continuum.core.code.constants import Constant, class_constants, constant
+from continuum.core.code.kinds import Inst, Items, Local, Member, Obj, Value, name_of
+from continuum.core.code.resolving import Resolver
+from continuum.core.code.scopes import Scope
+from continuum.core.code.sources import OURS, FunctionNode, function_node
+from continuum.core.code.typed import in_class
 
 __all__ = ["Found", "Reading", "Reference", "functions_in", "is_ours", "read"]
 

@@ -19,10 +19,10 @@ from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from continuum.core.reading import Found, Reading, functions_in, is_ours, read
-from continuum.core.resolving import module_of
-from continuum.core.sources import FunctionNode, is_project_file
-from continuum.core.typed import in_class
+from continuum.core.code.reading import Found, Reading, functions_in, is_ours, read
+from continuum.core.code.resolving import module_of
+from continuum.core.code.sources import FunctionNode, is_project_file
+from continuum.core.code.typed import in_class
 
 __all__ = ["Call", "Reached", "belongs_to_project", "callees"]
 

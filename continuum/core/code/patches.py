@@ -6,10 +6,10 @@ import ast
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from continuum.core.callees import callees
-from continuum.core.kinds import Obj, Value, name_of
-from continuum.core.reading import Reading
-from continuum.core.scopes import Scope
+from continuum.core.code.callees import callees
+from continuum.core.code.kinds import Obj, Value, name_of
+from continuum.core.code.reading import Reading
+from continuum.core.code.scopes import Scope
 
 __all__ = ["PatchSite", "patch_sites"]
 

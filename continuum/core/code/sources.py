@@ -18,7 +18,7 @@ __all__ = ["OURS", "FunctionNode", "Source", "function_node", "imported", "is_pr
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 #: Where this package is installed.
-OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+OURS = os.path.abspath(f"{__file__}/../../..") + os.sep
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any, NamedTuple
 
-from continuum.core.sources import FunctionNode
+from continuum.core.code.sources import FunctionNode
 
 __all__ = ["Binding", "Scope", "ScopeMap"]
 

@@ -23,10 +23,10 @@ from types import (
 )
 from typing import Any
 
-from continuum.core.kinds import Inst, Items, Local, Member, Named, Obj, Super, Value, name_of, same
-from continuum.core.scopes import Binding, Scope, ScopeMap
-from continuum.core.sources import FunctionNode, function_node, imported, is_project_file
-from continuum.core.typed import declared_attribute, in_class, instance_of, return_annotation, typed
+from continuum.core.code.kinds import Inst, Items, Local, Member, Named, Obj, Super, Value, name_of, same
+from continuum.core.code.scopes import Binding, Scope, ScopeMap
+from continuum.core.code.sources import FunctionNode, function_node, imported, is_project_file
+from continuum.core.code.typed import declared_attribute, in_class, instance_of, return_annotation, typed
 
 __all__ = ["Resolver", "absolute_name", "module_of"]
 

@@ -1,0 +1,204 @@
+"""The statements of one commit of the journal, with or without a look at who holds what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from continuum.worker.arrays import plain_array, text_array
+from continuum.worker.connections import transaction
+from continuum.worker.event_rows import COPY_EVENTS, event_rows
+from continuum.worker.live import Entry, LiveRun, RowUpdate
+from continuum.worker.outbox import Sent
+from continuum.worker.outbox_writing import write_outbox
+from continuum.worker.sql import load
+
+__all__ = ["LeaseLockedError", "landed", "parameters", "record", "record_free"]
+
+# How long a commit waits for a lock: longer than others of ours take to commit, short enough for all who wait along.
+PATIENCE = "150ms"
+# When no row of a run is in the way any more.
+PATIENCE_WHEN_FREE = "50ms"
+
+# From so many events on a commit brings them by COPY: what that saves outweighs the three round trips it takes.
+COPY_FROM = 64
+
+Connection = psycopg.AsyncConnection[Any]
+Rows = list[tuple[Any, ...]]
+
+
+class LeaseLockedError(Exception):
+    """Somebody holds the row of this worker."""
+
+
+async def record(connection: Connection, worker_id: int, batch: list[Entry]) -> tuple[Rows, Sent | None]:
+    """Commit a batch.
+
+    Returns:
+        tuple: the ids of the runs this worker does not hold, in which case nothing is written; and whom to tell, if
+            anything was sent.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: somebody holds something that is to be written, and does not let go.
+    """
+    if not _is_copied(batch) and all(entry.outbox is None for entry in batch):
+        return await _execute(connection, parameters(worker_id, batch)), None
+    async with transaction(connection):
+        return await _record(connection, worker_id, batch, PATIENCE)
+
+
+async def record_free(
+    connection: Connection, worker_id: int, batch: list[Entry], on_left_out: Callable[[LiveRun], None]
+) -> tuple[Rows, Sent, set[UUID]]:
+    """Commit what of a batch can be without waiting for those who hold rows of runs.
+
+    Args:
+        on_left_out: called with runs whose summary is taken out of their entries, as somebody holds the row.
+
+    Returns:
+        tuple: as for ``record``; and the ids of the runs of which nothing is written, for the same reason.
+
+    Raises:
+        LeaseLockedError: somebody holds the row of the worker.
+        psycopg.errors.LockNotAvailable: somebody holds something else, and does not let go.
+    """
+    rows: Rows = []
+    sent = Sent()
+    async with transaction(connection):
+        locked = _without_rows(batch, await _held_rows(connection, worker_id, batch), on_left_out)
+        free = [entry for entry in batch if entry.live.id not in locked]
+        if free:
+            rows, sent = await _record(connection, worker_id, free, PATIENCE_WHEN_FREE)
+    return rows, sent, locked
+
+
+async def _held_rows(connection: Connection, worker_id: int, batch: list[Entry]) -> set[UUID]:
+    """Lock the rows of runs that a batch writes to; returns the ids of those that somebody else holds."""
+    asked = [entry.live for entry in batch if entry.update is not None]
+    cursor = await connection.execute(
+        load("journal_locked"),
+        {
+            "worker": worker_id,
+            "run_ids": plain_array([live.hex for live in asked]),
+            "tokens": plain_array([live.token for live in asked]),
+        },
+        prepare=True,
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    if row[0]:
+        raise LeaseLockedError
+    return set(row[1])
+
+
+def _without_rows(batch: list[Entry], held: set[UUID], on_left_out: Callable[[LiveRun], None]) -> set[UUID]:
+    """Take out what entries can do without that writes to these rows; returns the runs whose entries cannot."""
+    locked: set[UUID] = set()
+    for entry in batch:
+        live, update, outbox = entry.live, entry.update, entry.outbox
+        if update is None or live.id not in held:
+            continue
+        if update.keep_owner and (outbox is None or outbox.adopted is None):
+            entry.update = None
+            on_left_out(live)
+        else:
+            locked.add(live.id)
+    return locked
+
+
+def _is_copied(batch: list[Entry]) -> bool:
+    return sum(len(entry.events) for entry in batch) >= COPY_FROM
+
+
+async def _record(connection: Connection, worker_id: int, batch: list[Entry], patience: str) -> tuple[Rows, Sent]:
+    copied = _is_copied(batch)
+    rows = await _execute(connection, parameters(worker_id, batch, patience, with_events=not copied))
+    if rows:
+        return rows, Sent()
+    if copied:
+        async with connection.cursor() as cursor, cursor.copy(COPY_EVENTS) as copy:
+            await copy.write(event_rows(batch))
+    return rows, await write_outbox(connection, batch)
+
+
+async def _execute(connection: Connection, parameters: dict[str, Any]) -> Rows:
+    cursor = await connection.execute(load("journal"), parameters, prepare=True)
+    return await cursor.fetchall()
+
+
+async def landed(connection: psycopg.AsyncConnection[Any], batch: list[Entry]) -> set[UUID]:
+    """Return the runs whose entries a commit has written whose acknowledgement was lost.
+
+    An entry without events needs no answer: writing it again does the same again, or finds the run given up,
+    as it wanted.
+    """
+    asked = [entry for entry in batch if entry.events]
+    parameters = {
+        "run_ids": plain_array([entry.live.hex for entry in asked]),
+        "tokens": plain_array([entry.live.token for entry in asked]),
+        "seqs": plain_array([entry.events[-1].seq for entry in asked]),
+    }
+    cursor = await connection.execute(load("journal_landed"), parameters)
+    return {row[0] for row in await cursor.fetchall()}
+
+
+def parameters(
+    worker_id: int, batch: list[Entry], patience: str = PATIENCE, *, with_events: bool = True
+) -> dict[str, Any]:
+    """Return the parameters of the journal's statement."""
+    event_runs: list[str] = []
+    events = []
+    consumed_runs: list[str] = []
+    consumed: list[int] = []
+    kept_runs: list[str] = []
+    kept: list[int] = []
+    update_runs: list[str] = []
+    update_tokens: list[int] = []
+    updates: list[RowUpdate] = []
+    for entry in batch:
+        hex_ = entry.live.hex
+        if entry.events and with_events:
+            event_runs += [hex_] * len(entry.events)
+            events += entry.events
+        if entry.consumed:
+            consumed_runs += [hex_] * len(entry.consumed)
+            consumed += entry.consumed
+        if entry.kept:
+            kept_runs += [hex_] * len(entry.kept)
+            kept += entry.kept
+        if entry.update is not None:
+            update_runs.append(hex_)
+            update_tokens.append(entry.live.token)
+            updates.append(entry.update)
+    return {
+        "worker": worker_id,
+        "patience": patience,
+        "run_ids": plain_array([entry.live.hex for entry in batch]),
+        "tokens": plain_array([entry.live.token for entry in batch]),
+        "event_runs": plain_array(event_runs),
+        "seqs": plain_array([e.seq for e in events]),
+        "types": plain_array([e.type for e in events]),
+        "command_ids": text_array([e.command_id for e in events]),
+        "names": text_array([e.name for e in events]),
+        "data": text_array([e.data for e in events]),
+        "times": plain_array([e.time_us for e in events]),
+        "consumed_runs": plain_array(consumed_runs),
+        "consumed": plain_array(consumed),
+        "kept_runs": plain_array(kept_runs),
+        "kept": plain_array(kept),
+        "update_runs": plain_array(update_runs),
+        "update_tokens": plain_array(update_tokens),
+        "states": plain_array([u.state for u in updates]),
+        "keep_owner": plain_array([u.keep_owner for u in updates]),
+        "waiting_on": text_array([u.waiting_on for u in updates]),
+        "next_wakeups": plain_array([u.next_wakeup_us for u in updates]),
+        "progress": text_array([u.progress for u in updates]),
+        "results": text_array([u.result for u in updates]),
+        "errors": text_array([u.error for u in updates]),
+        "completed": plain_array([u.completed_us for u in updates]),
+        "retention": plain_array([u.retention_us for u in updates]),
+        "recoveries": plain_array([u.recoveries for u in updates]),
+    }

@@ -1,0 +1,203 @@
+"""Statements of application code are prepared, and nobody can tell but by the time they take."""
+
+import pytest
+from django.db import DataError, connection, transaction
+from django.db.backends.utils import CursorWrapper
+from django.test.utils import CaptureQueriesContext
+
+import continuum
+from continuum import statements
+from continuum.models import InboxMessage, Run
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+OFTEN = 6
+
+
+@continuum.workflow(name="tests.statements.flow")
+async def flow(value): ...
+
+
+@pytest.fixture(autouse=True)
+def fresh_connection():
+    connection.close()
+    yield
+    connection.close()
+
+
+@pytest.fixture
+def statement(monkeypatch):
+    """Return a function that carries out a text as one of the statements."""
+    monkeypatch.setattr(statements, "load", lambda name: name)
+    return lambda text, **parameters: statements.first_row("default", text, parameters)
+
+
+def prepared():
+    """Return the texts of what is prepared in the session."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        return [text for (text,) in cursor.fetchall()]
+
+
+def start_often():
+    runs = [continuum.start(flow, number) for number in range(OFTEN)]
+    assert [run.input for run in Run.objects.filter(pk__in=[run.pk for run in runs]).order_by("id")] == [
+        [number] for number in range(OFTEN)
+    ]
+    return runs
+
+
+def test_what_comes_again_is_prepared_once():
+    start_often()
+    assert len(prepared()) == 1
+    assert prepared()[0].startswith("-- Starts one run")
+    start_often()
+    assert len(prepared()) == 1
+
+
+def test_what_comes_once_or_twice_is_not():
+    for number in range(2):
+        continuum.start(flow, number)
+    assert prepared() == []
+
+
+def test_a_new_connection_begins_anew():
+    start_often()
+    connection.close()
+    continuum.start(flow, 1)
+    assert prepared() == []
+
+
+def test_each_statement_is_prepared_for_itself():
+    (run, *_) = start_often()
+    for number in range(OFTEN):
+        continuum.signal(run, "go", number)
+        with pytest.raises(TimeoutError):
+            continuum.result(run, timeout=0)
+        continuum.start(flow, number, idempotency_key=str(number))
+    assert len(prepared()) == 4
+    assert InboxMessage.objects.filter(run_id=run.pk).count() == OFTEN
+
+
+def test_options_that_were_not_given_before_are_heeded():
+    start_often()
+    run = continuum.start(flow, 1, priority=-300, timeout=100_000_000.0, attributes={"a": ["ü%s"]}, namespace="n%s")
+    assert Run.objects.get(pk=run.pk).attributes == {"a": ["ü%s"]}
+    for field in Run._meta.concrete_fields:
+        assert getattr(run, field.attname) == getattr(Run.objects.get(pk=run.pk), field.attname)
+
+
+def test_in_a_transaction_nothing_is_prepared_and_all_of_it_is_undone_together():
+    with transaction.atomic():
+        for number in range(OFTEN):
+            continuum.start(flow, number)
+        assert prepared() == []
+        transaction.set_rollback(True)
+    assert not Run.objects.exists()
+
+
+def test_a_transaction_after_the_statement_was_prepared_is_joined_as_well():
+    start_often()
+    with transaction.atomic():
+        continuum.start(flow, "undone")
+        transaction.set_rollback(True)
+    assert Run.objects.count() == OFTEN
+
+
+@pytest.mark.parametrize("forget", ["DEALLOCATE ALL", "DISCARD ALL"])
+def test_a_statement_the_session_has_forgotten_is_carried_out_all_the_same(forget):
+    start_often()
+    with connection.cursor() as cursor:
+        cursor.execute(forget)
+    start_often()
+    assert Run.objects.count() == 2 * OFTEN
+    assert prepared() == []
+
+
+def test_a_result_that_looks_otherwise_since_it_was_prepared_is_no_error(statement):
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE things AS SELECT 1 AS one")
+        for _ in range(OFTEN):
+            assert statement("SELECT * FROM things") == (1,)
+        assert len(prepared()) == 1
+        cursor.execute("ALTER TABLE things ADD COLUMN two integer DEFAULT 2")
+    assert statement("SELECT * FROM things") == (1, 2)
+
+
+def test_behind_what_is_said_to_be_a_pooler_nothing_is_prepared(monkeypatch):
+    monkeypatch.setitem(connection.settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
+    start_often()
+    assert prepared() == []
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(None, 0), (2, 1)])
+def test_the_project_may_say_whether_statements_are_prepared(monkeypatch, threshold, count):
+    monkeypatch.setattr(statements, "_is_own", lambda session: threshold is None)
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "prepare_threshold", threshold)
+    start_often()
+    assert len(prepared()) == count
+
+
+def test_in_a_session_of_somebody_elses_nothing_is_prepared(monkeypatch):
+    """As behind a pooler that the project does not mention."""
+    continuum.start(flow, 1)
+    real = type(connection.connection.info).backend_pid
+    monkeypatch.setattr(
+        type(connection.connection.info), "backend_pid", property(lambda info: real.__get__(info) ^ 0x100000)
+    )
+    start_often()
+    assert prepared() == []
+
+
+def test_under_manual_transaction_management_nothing_is_prepared():
+    transaction.set_autocommit(False)
+    try:
+        for number in range(OFTEN):
+            continuum.start(flow, number)
+        assert prepared() == []
+        transaction.rollback()
+    finally:
+        transaction.set_autocommit(True)
+    assert not Run.objects.exists()
+
+
+def test_statements_of_others_are_prepared_no_more_than_before():
+    start_often()
+    assert connection.connection.prepare_threshold is None
+    for number in range(OFTEN):
+        Run.objects.filter(lease_token=number).exists()
+    assert len(prepared()) == 1
+
+
+def test_those_who_watch_the_connection_see_the_statement():
+    start_often()
+    seen = []
+
+    def watch(execute, sql, params, many, context):
+        seen.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(watch), CaptureQueriesContext(connection) as captured:
+        continuum.start(flow, 1)
+    assert len(seen) == len(captured) == 1
+    assert seen[0].startswith("-- Starts one run")
+    assert "tests.statements.flow" in captured[0]["sql"]
+
+
+def test_a_cursor_of_somebody_elses_is_left_alone(monkeypatch):
+    class Traced(CursorWrapper):
+        pass
+
+    start_often()
+    real = connection.cursor
+    monkeypatch.setattr(connection, "cursor", lambda: Traced(real().cursor, connection))
+    with CaptureQueriesContext(connection):
+        continuum.start(flow, 1)
+    assert Run.objects.count() == OFTEN + 1
+
+
+def test_errors_are_djangos_before_and_after(statement):
+    for _ in range(OFTEN):
+        with pytest.raises(DataError):
+            statement("SELECT 1 / %(number)s::int", number="0")
+    assert statement("SELECT 1 / %(number)s::int", number="1") == (1,)
