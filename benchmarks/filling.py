@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ import psycopg
 from benchmarks.live_runs import STEPS, make_live
 from continuum.worker.partitions import ensure_partitions
 
-__all__ = ["NAMESPACES", "RARE_WORKFLOW", "WORKFLOWS", "fill"]
+__all__ = ["NAMESPACES", "RARE_WORKFLOW", "WORKFLOWS", "fill", "fill_from"]
 
 #: Workflows with their shares, in percent; each run in ten thousand is one of ``RARE_WORKFLOW`` instead.
 WORKFLOWS = {
@@ -34,10 +34,34 @@ WORKFLOWS = {
 RARE_WORKFLOW = "shop.workflows.recall_flow"
 NAMESPACES = {"default": 80, "billing": 15, "support": 4, "audit": 1}
 STATES = {"completed": 94, "failed": 4, "cancelled": 2}
+SPAN = timedelta(days=60)
 PLANS = {"free": 50, "pro": 45, "enterprise": 5}
 
-# "n" counts the runs; "dice" and "other" are numbers from 0 to 99 that follow from it, as does all that looks random.
-# An id is the moment its run was started at, followed by a digest.
+# What all runs are made from, for whichever engine. "n" counts the runs; "dice" and "other" are numbers from 0 to 99
+# that follow from it, as does all that looks random. An id is the moment its run was started at, followed by a digest.
+SAMPLE = """
+SELECT
+    n, digest, moment AS started_at, took,
+    (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0') || '7' || substr(digest, 1, 3)
+        || '8' || substr(digest, 4, 15))::uuid AS id,
+    CASE WHEN n %% 10000 = 17 THEN %(rare)s ELSE {workflow} END AS workflow,
+    {namespace} AS namespace,
+    {state} AS state,
+    CASE WHEN n %% 10 = 3 THEN '{{}}' ELSE jsonb_build_object(
+        'plan', {plan}, 'region', 'r' || n %% 8, 'customer', 'c' || abs(hashint8(n)) %% 50000, 'order', n,
+        'address', jsonb_build_object('country', 'x' || n %% 30)
+    ) || CASE WHEN n %% 10000 = 18 THEN '{{"flagged": true}}'::jsonb ELSE '{{}}' END END AS attributes
+FROM (
+    SELECT
+        n, md5(n::text) AS digest,
+        %(until)s::timestamptz - %(span)s::interval * ((%(runs)s - n + 1)::float8 / %(runs)s) AS moment,
+        interval '1 ms' * (20 + abs(hashint8(n + 7)) %% 5000) AS took,
+        abs(hashint8(n * 2)) %% 100 AS dice, abs(hashint8(n * 2 + 1)) %% 100 AS other,
+        abs(hashint8(-n)) %% 100 AS third, abs(hashint8(-2 * n)) %% 100 AS fourth
+    FROM generate_series(1, %(runs)s::bigint) AS n
+) AS numbers
+"""
+
 RUNS = """
 INSERT INTO continuum_runs (
     id, correlation_id, workflow, version, version_hash, namespace, attributes, state, input, result, error,
@@ -51,28 +75,7 @@ SELECT
         'type', 'ActivityError', 'message', 'card declined', 'traceback', repeat('  at line ' || n, 8), 'details', NULL
     ) END,
     n, started_at, started_at + interval '5 ms', started_at + took, started_at + took + interval '30 days'
-FROM (
-    SELECT
-        n, digest, moment AS started_at, took,
-        (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0') || '7' || substr(digest, 1, 3)
-            || '8' || substr(digest, 4, 15))::uuid AS id,
-        CASE WHEN n %% 10000 = 17 THEN %(rare)s ELSE {workflow} END AS workflow,
-        {namespace} AS namespace,
-        {state} AS state,
-        CASE WHEN n %% 10 = 3 THEN '{{}}' ELSE jsonb_build_object(
-            'plan', {plan}, 'region', 'r' || n %% 8, 'customer', 'c' || abs(hashint8(n)) %% 50000, 'order', n,
-            'address', jsonb_build_object('country', 'x' || n %% 30)
-        ) || CASE WHEN n %% 10000 = 18 THEN '{{"flagged": true}}'::jsonb ELSE '{{}}' END END AS attributes
-    FROM (
-        SELECT
-            n, md5(n::text) AS digest,
-            %(until)s::timestamptz - %(span)s::interval * ((%(runs)s - n + 1)::float8 / %(runs)s) AS moment,
-            interval '1 ms' * (20 + abs(hashint8(n + 7)) %% 5000) AS took,
-            abs(hashint8(n * 2)) %% 100 AS dice, abs(hashint8(n * 2 + 1)) %% 100 AS other,
-            abs(hashint8(-n)) %% 100 AS third, abs(hashint8(-2 * n)) %% 100 AS fourth
-        FROM generate_series(1, %(runs)s::bigint) AS n
-    ) AS numbers
-) AS made
+FROM ({sample}) AS made
 """
 
 # What ``shop_flows.flow`` records: so many steps, and the end if it has ended.
@@ -106,7 +109,7 @@ def fill(
     runs: int,
     events: int = 0,
     *,
-    span: timedelta = timedelta(days=60),
+    span: timedelta = SPAN,
     until: datetime | None = None,
     live: int = 0,
     version_hash: str = "",
@@ -126,16 +129,10 @@ def fill(
     """
     until = until or datetime.now(UTC)
     ensure_partitions(cursor, until - span, months_ahead=span.days // 28 + 2)
-    shares = {
-        "workflow": _shared("dice", WORKFLOWS),
-        "namespace": _shared("other", NAMESPACES),
-        "state": _shared("third", STATES),
-        "plan": _shared("fourth", PLANS),
-    }
-    parameters = {"runs": runs, "events": events, "rare": RARE_WORKFLOW, "until": until, "span": span}
+    parameters = {**_parameters(runs, span, until), "events": events}
     say(f"{runs:,} runs")
     with _without_indexes(cursor, say):
-        cursor.execute(RUNS.format(**shares), parameters)
+        cursor.execute(RUNS.format(sample=_sample()), parameters)
         if live:
             say(f"{live:,} of them live")
             make_live(cursor, live, runs=runs, events=events, until=until, version_hash=version_hash)
@@ -144,6 +141,33 @@ def fill(
         cursor.execute(EVENTS.format(steps=STEPS), parameters)
     say("vacuum")
     cursor.execute("VACUUM (ANALYZE) continuum_runs, continuum_events, continuum_activity_tasks, continuum_workers")
+
+
+def fill_from(cursor: Any, statements: Iterable[str], runs: int, parameters: Mapping[str, Any] | None = None) -> None:
+    """Fill another engine's tables with runs of the same kind, number and times.
+
+    Args:
+        cursor: a DB-API cursor in autocommit.
+        statements: ``{sample}`` in them stands for the query that yields the runs.
+        runs: how many.
+        parameters: what the statements need besides.
+    """
+    known = {**_parameters(runs, SPAN, datetime.now(UTC)), **(parameters or {})}
+    for statement in statements:
+        cursor.execute(statement.format(sample=_sample()), known if "%(" in statement else None)
+
+
+def _parameters(runs: int, span: timedelta, until: datetime) -> dict[str, Any]:
+    return {"runs": runs, "rare": RARE_WORKFLOW, "until": until, "span": span}
+
+
+def _sample() -> str:
+    return SAMPLE.format(
+        workflow=_shared("dice", WORKFLOWS),
+        namespace=_shared("other", NAMESPACES),
+        state=_shared("third", STATES),
+        plan=_shared("fourth", PLANS),
+    )
 
 
 def _shared(number: str, shares: dict[str, int]) -> str:

@@ -78,6 +78,11 @@ class Workers:
                 raise RuntimeError(f"a worker ended with status {process.returncode}:\n{self.tail()}")
 
     @property
+    def pids(self) -> list[int]:
+        """The process ids of all, in the order they were started."""
+        return [process.pid for process in self._processes]
+
+    @property
     def first(self) -> int:
         """The process id of the one that was started first."""
         return self._processes[0].pid
@@ -88,6 +93,10 @@ class Workers:
         self._retired.append(first)
         first.terminate()
         return Retired(first, time.perf_counter())
+
+    def kill_first(self) -> None:
+        """``kill -9`` the one that was started first; from now on it is none of these."""
+        kill_tree(self._processes.pop(0))
 
     def stop(self) -> None:
         """Ask them to end, and kill those that do not."""

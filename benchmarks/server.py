@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from benchmarks.usage import parent
 from continuum.testing.postgres import EmbeddedPostgres
 
 __all__ = ["Address", "Counters", "Observer", "Server"]
@@ -22,6 +23,9 @@ OPTIONS = {
     "shared_buffers": "256MB",
     "max_wal_size": "8GB",
     "checkpoint_timeout": "1h",
+    # Loaded, but it counts only where a workload asks for it.
+    "shared_preload_libraries": "pg_stat_statements",
+    "pg_stat_statements.track": "none",
 }
 
 FLOOR_SECONDS = 0.2
@@ -143,6 +147,15 @@ class Observer:
     def value(self, query: str, parameters: Sequence[Any] = ()) -> Any:
         """Return the one value of a query."""
         return self.rows(query, parameters)[0][0]
+
+    def count_statements(self) -> None:
+        """Have the statements of sessions that begin from now on counted in ``pg_stat_statements``."""
+        self._connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+        self._connection.execute(f"ALTER DATABASE {self._name} SET pg_stat_statements.track = 'all'")
+
+    def server_pid(self) -> int:
+        """Return the process id of the server, whose children do all the work."""
+        return parent(self._server.info.backend_pid)
 
     def lsn(self) -> str:
         """Return where the log stands."""

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 from django.db import DatabaseError, connections
 from django.db.backends.utils import CursorDebugWrapper, CursorWrapper
+from psycopg.pq import TransactionStatus
 
 from continuum.worker.connections import is_pooled
 from continuum.worker.sql import load
@@ -80,7 +81,9 @@ _willing: WeakKeyDictionary[psycopg.Connection[Any], bool | None] = WeakKeyDicti
 def _session(connection: Any) -> psycopg.Connection[Any] | None:
     """Return the psycopg connection behind one of Django's if statements may be prepared there now."""
     session = connection.connection
-    if connection.in_atomic_block or not isinstance(session, psycopg.Connection) or not session.autocommit:
+    if not isinstance(session, psycopg.Connection) or not session.autocommit:
+        return None
+    if session.pgconn.transaction_status != TransactionStatus.IDLE:  # begun by hand
         return None
     willing = _willing.get(session, _UNSEEN)
     if willing is _UNSEEN:

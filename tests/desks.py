@@ -17,7 +17,7 @@ from continuum.worker.journal import JOURNAL_SESSION, Journal
 from continuum.worker.leases import Lease
 from continuum.worker.live import Entry, LiveRun, RowUpdate
 from continuum.worker.outbox_writing import write_outbox
-from continuum.worker.recording import parameters
+from continuum.worker.recording import statement
 from continuum.worker.sql import load
 from tests.app import workflows as flows
 
@@ -93,7 +93,7 @@ class Desk:
 
     async def record(self, *entries):
         """Execute the journal's statement for these entries, in whatever transaction is open."""
-        lost = await rows_of(self.connection, load("journal"), parameters(self.worker_id, list(entries)))
+        lost = await rows_of(self.connection, *statement(self.worker_id, list(entries)))
         assert lost == []
 
     @asynccontextmanager

@@ -210,8 +210,8 @@ class TestCancel:
         assert [continuum.result(child, timeout=0) for child in children] == [7, 7]
 
     def test_by_a_timeout_reaches_the_children(self):
-        continuum.start(flows.leaves_children, "wait", 2, timeout=0.5)
-        with worker():
+        with worker():  # up before the time runs that the children have to be started in
+            continuum.start(flows.leaves_children, "wait", 2, timeout=1.5)
             eventually(lambda: Run.objects.filter(state="cancelled").count() == 3)
 
 

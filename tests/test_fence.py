@@ -9,8 +9,7 @@ from continuum.core.history import Event, EventType
 from continuum.worker.claims import claim_mail
 from continuum.worker.live import Entry, RowUpdate
 from continuum.worker.loaded import Loaded
-from continuum.worker.recording import parameters
-from continuum.worker.sql import load
+from continuum.worker.recording import statement
 from tests.test_leases import give_runs, node, rows, sessions
 from tests.waiting_for import eventually_async
 
@@ -20,20 +19,18 @@ HELD_UP = 4711
 
 
 def commit_of(worker, run, token, *, update=None, events=(), consumed=()):
-    """Return the parameters of a commit for one run."""
+    """Return the statement of a commit for one run, and its parameters."""
     entry = Entry(SimpleNamespace(id=run, hex=run.hex, token=token))
     entry.update = update
     entry.events += events
     entry.consumed += consumed
-    return parameters(worker, [entry], patience="0")
+    return statement(worker, [entry], patience="0")
 
 
-def held_up():
+def held_up(text):
     """Return the journal's statement, with a wait between its look at what is lost and what it writes."""
-    look = "SELECT run_id FROM lost\n"
-    statement = load("journal")
-    assert statement.endswith(look)
-    return f"{statement}UNION ALL SELECT NULL FROM pg_advisory_xact_lock({HELD_UP})"
+    assert text.endswith("SELECT run_id FROM lost")
+    return f"{text} UNION ALL SELECT NULL FROM pg_advisory_xact_lock({HELD_UP})"
 
 
 async def somebody_waits(connection):
@@ -48,11 +45,11 @@ def test_a_release_that_ends_late_takes_nothing_from_a_later_claim_of_the_same_w
             [(token,)] = await rows(connection, "SELECT lease_token FROM continuum_runs")
             release = commit_of(worker, run, token, update=RowUpdate("suspended", False))
             await holding.execute("SELECT pg_advisory_lock(%s)", [HELD_UP])
-            late = asyncio.create_task(cut_off.execute(held_up(), release))
+            late = asyncio.create_task(cut_off.execute(held_up(release[0]), release[1]))
             await eventually_async(lambda: somebody_waits(connection))
 
             # The worker has lost that connection, finds nothing recorded and sends the release again, over another.
-            assert await rows_of(connection, release) == []
+            assert await rows_of(connection, *release) == []
             [(message,)] = await rows(
                 connection,
                 "INSERT INTO continuum_inbox (run_id, kind, name, payload) "
@@ -62,7 +59,7 @@ def test_a_release_that_ends_late_takes_nothing_from_a_later_claim_of_the_same_w
             [claimed] = await claim_mail(connection, worker, Loaded(["flow"]), 10)
             received = Event(1, EventType.SIGNAL_RECEIVED, None, "go", "1", 0)
             step = commit_of(worker, run, claimed.token, events=[received], consumed=[message])
-            assert await rows_of(connection, step) == []
+            assert await rows_of(connection, *step) == []
 
             await holding.execute("SELECT pg_advisory_unlock(%s)", [HELD_UP])
             await late
@@ -73,5 +70,5 @@ def test_a_release_that_ends_late_takes_nothing_from_a_later_claim_of_the_same_w
     asyncio.run(scenario())
 
 
-async def rows_of(connection, parameters):
-    return await (await connection.execute(load("journal"), parameters)).fetchall()
+async def rows_of(connection, text, parameters):
+    return await (await connection.execute(text, parameters)).fetchall()

@@ -162,6 +162,12 @@ def test_looking_for_runs_that_nobody_has_the_code_for_reads_the_front_of_the_qu
     assert "Seq Scan on continuum_runs" not in plan
 
 
+def test_where_the_line_begins_is_read_from_its_front(plan_of):
+    plan = plan_of("runs_release_dead", batch="bigint", suspected="smallint", spared="smallint")
+    assert re.search(r"Index (Only )?Scan using continuum_runs_ready_idx on continuum_runs first", plan)
+    assert not re.search("Seq Scan on continuum_runs|Sort", plan)
+
+
 def test_the_versions_of_runs_are_noted_by_their_ids(plan_of):
     plan = plan_of("outbox_versions")
     assert "continuum_runs_pkey" in plan
@@ -239,3 +245,33 @@ def test_outcomes_and_the_outbox_find_tasks_by_their_keys(plan_of):
 def test_a_task_is_handed_over_once_without_a_look_at_each_message_for_each_task(plan_of):
     plan = plan_of("outbox_tasks")
     assert "hashed" in plan
+
+
+def test_the_look_before_a_poll_reads_the_front_of_each_index(plan_of):
+    plan = plan_of("intake_look", worker="bigint")
+    for index in ("runs_ready_idx", "inbox_unread_idx", "runs_suspects_idx", "runs_stuck_idx"):
+        assert f"continuum_{index}" in plan
+    assert not re.search(r"Seq Scan|Bitmap|Sort", plan)
+    with connection.cursor() as cursor:
+        # Five thousand runs sleep, twenty thousand are parked: what is read follows neither.
+        cursor.execute("VACUUM continuum_runs")
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {load('intake_look').replace('%(worker)s', '1')}")
+        assert cursor.fetchone()[0][0]["Plan"]["Shared Hit Blocks"] < 50
+
+
+def test_the_word_of_a_child_finds_it_by_its_id_also_when_planned_for_empty_tables():
+    """A plan is kept: one made on the first day must not read all that have ended, or have parents, ever after."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE continuum_runs")
+        for name, value in JOURNAL_SESSION.items():
+            cursor.execute("SELECT set_config(%s, %s, false)", [name, value])
+        try:
+            text = load("outbox_report").replace("%(run_ids)s", "$1")
+            cursor.execute(f"PREPARE planned (unknown) AS {text}")
+            cursor.execute("EXPLAIN EXECUTE planned (NULL)")
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+        finally:
+            cursor.execute("RESET ALL")
+            cursor.execute("DEALLOCATE ALL")
+    assert plan.count("Index Scan using continuum_runs_pkey") == 2
+    assert not re.search(r"continuum_runs_(?!pkey)\w+idx|Seq Scan on continuum_runs", plan)

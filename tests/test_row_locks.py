@@ -438,11 +438,11 @@ class TestTheJournal:
         async def scenario():
             async with writing() as desk:
                 live = await desk.own()
-                # What the server made of the commit whose connection broke, and which we know nothing of.
-                entry = finish(desk, live, 1)
                 async with a_stranger(live):
+                    entry = finish(desk, live, 1)
                     entry.doubtful = True
                     await eventually_async(lambda: live.held_back)
+                    # The server ends only now what it was at when the connection broke.
                     await desk.connection.execute(
                         "INSERT INTO continuum_events (run_id, seq, type, name, data, recorded_at)"
                         " VALUES (%s, 1, 'run_completed', 'x', '1', now())",

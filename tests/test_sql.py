@@ -18,7 +18,7 @@ def test_the_journals_statement_is_one_whatever_is_left_out(without):
     for part in OPTIONAL:
         assert (f"), {part} AS (" in text) == (part not in without)
     assert text.startswith(load("journal")[:200])
-    assert text.endswith("\n)\nSELECT run_id FROM lost\n")
+    assert text.endswith("\n)\nSELECT run_id FROM lost")
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN {text}", dict.fromkeys(_names(text)))
         assert cursor.fetchall()

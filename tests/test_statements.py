@@ -96,6 +96,17 @@ def test_in_a_transaction_nothing_is_prepared_and_all_of_it_is_undone_together()
     assert not Run.objects.exists()
 
 
+def test_in_a_transaction_begun_by_hand_nothing_is_prepared():
+    start_often()
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+        cursor.execute("BEGIN")
+        start_often()
+        cursor.execute("ROLLBACK")
+    assert Run.objects.count() == OFTEN
+    assert prepared() == []
+
+
 def test_a_transaction_after_the_statement_was_prepared_is_joined_as_well():
     start_often()
     with transaction.atomic():

@@ -259,6 +259,20 @@ class TestPromises:
         assert simulation.now < 8
         assert {run.state for run in runs} == {"done"}
 
+    def test_those_that_have_lived_through_their_trial_are_not_blamed_for_what_a_later_group_does(self):
+        killer, innocents = Life(INSTANTLY, kills=True), [Life(50.0) for _ in range(600)]
+        for run in [*innocents, killer]:
+            run.recoveries = 2
+        seen = []
+
+        class Watched(Simulation):
+            def _die(self, worker, killer):
+                super()._die(worker, killer)
+                seen.append([run.recoveries for run in innocents])
+
+        Watched([*innocents, killer], 10, Orderly(), room=2000).run()
+        assert seen[0] == [2] * 512 + [3] * 88
+
     def test_of_those_that_a_killer_takes_along_few_are_left_after_each_death(self):
         killer, innocents = Life(INSTANTLY, kills=True), [Life(0.1) for _ in range(1000)]
         seen = []

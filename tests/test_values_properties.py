@@ -17,7 +17,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from continuum.exceptions import DurableValueError
-from continuum.values import decode, display, encode, parse, restore
+from continuum.values import decode, display, encode, encode_plain, parse, restore
+from continuum.values.jsontext import dump
+from continuum.values.trees import to_tree
 
 # How long an example takes says more about what else the machine does than about the codec.
 patient = partial(settings, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -248,6 +250,17 @@ def test_equal_values_have_the_same_text(value: Any) -> None:
 @given(values)
 def test_a_value_has_the_same_text_alone_and_inside_another(value: Any) -> None:
     assert encode([value, {"key": value}]) == f'[{encode(value)},{{"key":{encode(value)}}}]'
+
+
+@patient()
+@given(values | st.integers(10**18 - 9, 10**18 + 9) | st.text(st.sampled_from('a~\0\ud800\u00e9\u2028\\"u')))
+def test_the_short_way_writes_what_the_long_way_does_or_leaves_it_to_that(value: Any) -> None:
+    assert encode_plain(value) in (None, dump(to_tree(value)))
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**17, True, None, 1.5, "", "é", "a\\u0000", [1, "a"], {"a": [1]}])
+def test_the_short_way_is_taken_by_plain_values(value: Any) -> None:
+    assert encode_plain(value) == json.dumps(value, separators=(",", ":"))
 
 
 @patient()

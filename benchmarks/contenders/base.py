@@ -2,13 +2,17 @@
 
 Every contender has the same workflows, each taking one number:
 
-==========  ========================================================  ==================
-five_steps  five no-op steps, one after the other                     the number plus 5
-one_step    one no-op step                                            the number plus 1
-many_steps  as many steps as the number says, then one at the gate    the number
-wait_one    waits for a signal                                        the signal's value
-nap         sleeps a second, then one step that looks at the clock    seconds it was late
-==========  ========================================================  ==================
+============  ========================================================  ======================
+five_steps    five no-op steps, one after the other                     the number plus 5
+one_step      one no-op step                                            the number plus 1
+no_step       nothing                                                   the number plus 1
+fan_children  starts as many ``no_step`` and joins them                 the sum of 1 to number
+fan_steps     as many no-op steps, side by side if the engine can       the sum of 1 to number
+many_steps    as many steps as the number says, then one at the gate    the number
+wait_one      waits for a signal                                        the signal's value
+nap           sleeps a second, then one step that looks at the clock    seconds it was late
+moments       as many steps of 5 ms, one after the other                the number
+============  ========================================================  ======================
 """
 
 from __future__ import annotations
@@ -20,9 +24,11 @@ from typing import Any, ClassVar
 from benchmarks.processes import Workers
 from benchmarks.server import Address, Observer
 
-__all__ = ["WARM_UP", "Contender"]
+__all__ = ["MOMENT", "WARM_UP", "Contender"]
 
 WARM_UP = 50
+# Seconds that a step of ``moments`` takes.
+MOMENT = 0.005
 
 
 class Contender(ABC):
@@ -46,6 +52,8 @@ class Contender(ABC):
     records_query: ClassVar[str]
     step_times_query: ClassVar[str]
     claim_query: ClassVar[str]
+    moments_query: ClassVar[str]
+    """Returns the run, as text, and the time, in seconds, of each step of some runs of ``moments``."""
 
     resumes_within: float | None = 60.0
     """Seconds after which a killed worker's run has surely been taken up by the next; None if that takes too long."""
@@ -77,7 +85,10 @@ class Contender(ABC):
 
     @abstractmethod
     def spawn(self) -> None:
-        """Start the worker processes."""
+        """Start the worker processes of one more node."""
+
+    def bring_back(self) -> None:  # noqa: B027  (most have nothing to do here)
+        """A worker was killed: start it again if this is how the engine has its runs go on, and nothing else does."""
 
     @abstractmethod
     def start(self, flow: str, number: int) -> str:
@@ -103,13 +114,16 @@ class Contender(ABC):
     def signal(self, run: str, number: int) -> None:
         """Send a run the signal it waits for."""
 
+    @abstractmethod
     def fill(self, size: int) -> None:
-        """Fill the tables with runs that have ended, as after months of work; not every contender is asked to."""
-        raise NotImplementedError
+        """Fill the tables with runs that have ended, as after months of work."""
 
-    def search(self, kind: str) -> int:
-        """Look for the newest 50 runs of some kind (see W9) among those; return how many were found."""
-        raise NotImplementedError
+    @abstractmethod
+    def search(self, kind: str) -> int | None:
+        """Look for the newest 50 runs of some kind (see W9) among those; return how many were found.
+
+        None: the engine cannot look for these.
+        """
 
     @abstractmethod
     def disconnect(self) -> None:
@@ -117,14 +131,15 @@ class Contender(ABC):
 
     # What follows is the same for all.
 
-    def wait_up(self) -> None:
+    def wait_up(self, nodes: int) -> None:
         """Wait until all workers are up, where the engine can tell; ``start_workers`` has them work in any case."""
         self.workers.check()
 
-    def start_workers(self) -> None:
+    def start_workers(self, nodes: int = 1) -> None:
         """Start the workers and have them do some work of each kind that is measured, so that nothing is cold."""
-        self.spawn()
-        self.wait_up()
+        for _ in range(nodes):
+            self.spawn()
+        self.wait_up(nodes)
         self.wait_finished(self.start_many("five_steps", range(WARM_UP)), timeout=60)
         self.result(self.start("one_step", 0))
 

@@ -52,6 +52,10 @@ class Continuum(Contender):
         "SELECT extract(epoch FROM recorded_at)::float8 FROM continuum_events "
         "WHERE run_id = %s AND name LIKE '%%add_one' ORDER BY seq"
     )
+    moments_query = (
+        "SELECT run_id::text, extract(epoch FROM recorded_at)::float8 FROM continuum_events "
+        "WHERE run_id = ANY(%s::uuid[]) AND type = 'activity_completed'"
+    )
     claim_query = "SELECT CASE WHEN owner_id IS NOT NULL THEN lease_token END FROM continuum_runs WHERE id = %s"
 
     @classmethod
@@ -78,9 +82,9 @@ class Continuum(Contender):
         options = [f"--processes={self.processes}"] if self.processes else []
         self.workers.spawn("django", "continuum_worker", *options)
 
-    def wait_up(self) -> None:
+    def wait_up(self, nodes: int) -> None:
         alive = "SELECT count(*) FROM continuum_workers WHERE state = 'alive' AND session_lock"
-        wanted = self.processes or 1
+        wanted = nodes * (self.processes or 1)
         self.observer.wait(lambda: self.observer.value(alive) >= wanted, "the workers are up", timeout=30)
 
     def start(self, flow: str, number: int) -> str:
@@ -121,7 +125,7 @@ class Continuum(Contender):
         with connection.cursor() as cursor:
             filling.fill(cursor, size)
 
-    def search(self, kind: str) -> int:
+    def search(self, kind: str) -> int | None:
         return len(self._api.query(where=SEARCHES[kind], per_page=50).entries)
 
     def disconnect(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from datetime import UTC, datetime
 
+from benchmarks.contenders.base import MOMENT
 from continuum import activity, sleep, sleep_until, wait_signal, workflow
 
 
@@ -39,6 +41,12 @@ def take_a_moment(number: int) -> int:
     return number
 
 
+@activity
+def one_moment(number: int) -> int:
+    time.sleep(MOMENT)
+    return number + 1
+
+
 @workflow(name="five_steps")
 async def five_steps(number: int) -> int:
     for _ in range(5):
@@ -49,6 +57,21 @@ async def five_steps(number: int) -> int:
 @workflow(name="one_step")
 async def one_step(number: int) -> int:
     return await add_one(number)
+
+
+@workflow(name="no_step")
+async def no_step(number: int) -> int:
+    return number + 1
+
+
+@workflow(name="fan_children")
+async def fan_children(count: int) -> int:
+    return sum(await asyncio.gather(*[no_step(number) for number in range(count)]))
+
+
+@workflow(name="fan_steps")
+async def fan_steps(count: int) -> int:
+    return sum(await asyncio.gather(*[add_one(number) for number in range(count)]))
 
 
 @workflow(name="many_steps")
@@ -69,6 +92,14 @@ async def nap(number: int) -> float:
     due = await in_one_second()
     await sleep_until(datetime.fromtimestamp(due, UTC))
     return await seconds_since(due)
+
+
+@workflow(name="moments")
+async def moments(steps: int) -> int:
+    number = 0
+    for _ in range(steps):
+        number = await one_moment(number)
+    return number
 
 
 @workflow(name="paced")

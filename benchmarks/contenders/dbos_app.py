@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import sys
 import threading
 import time
 
 from dbos import DBOS, DBOSConfig
 
+from benchmarks.contenders.base import MOMENT
+
 QUEUE = "bench"
 APPLICATION = "bench"
 VERSION = "1"
+TUNING = json.loads(os.environ.get("BENCHMARK_TUNING", "{}"))
 
 
 @DBOS.step()
@@ -49,6 +54,41 @@ def one_step(number: int) -> int:
     return add_one(number)
 
 
+@DBOS.step()
+async def add_one_async(number: int) -> int:
+    return number + 1
+
+
+@DBOS.step()
+def take_a_moment(number: int) -> int:
+    time.sleep(MOMENT)
+    return number + 1
+
+
+@DBOS.workflow(name="no_step")
+def no_step(number: int) -> int:
+    return number + 1
+
+
+@DBOS.workflow(name="fan_children")
+def fan_children(count: int) -> int:
+    handles = [DBOS.enqueue_workflow(QUEUE, no_step, number) for number in range(count)]
+    return sum(handle.get_result(**TUNING.get("result", {})) for handle in handles)
+
+
+@DBOS.workflow(name="fan_steps")
+async def fan_steps(count: int) -> int:
+    return sum(await asyncio.gather(*[add_one_async(number) for number in range(count)]))
+
+
+@DBOS.workflow(name="moments")
+def moments(count: int) -> int:
+    number = 0
+    for _ in range(count):
+        number = take_a_moment(number)
+    return number
+
+
 @DBOS.workflow(name="many_steps")
 def many_steps(count: int) -> int:
     number = 0
@@ -78,11 +118,11 @@ def configuration(url: str, **options: object) -> DBOSConfig:
 
 
 def main() -> None:
-    """Serve the queue until told to stop."""
-    tuning = json.loads(os.environ["BENCHMARK_TUNING"])
-    DBOS(config=configuration(os.environ["BENCHMARK_URL"], executor_id="bench", **tuning.get("config", {})))
+    """Serve the queue, as the executor that the command line names, until told to stop."""
+    executor = sys.argv[1] if len(sys.argv) > 1 else "bench"
+    DBOS(config=configuration(os.environ["BENCHMARK_URL"], executor_id=executor, **TUNING.get("config", {})))
     DBOS.launch()
-    DBOS.register_queue(QUEUE, **tuning.get("queue", {}))
+    DBOS.register_queue(QUEUE, **TUNING.get("queue", {}))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     stop.wait()

@@ -8,18 +8,16 @@ processor time that a start takes, clients and server together: on a busy machin
 from __future__ import annotations
 
 import multiprocessing
-import os
 import statistics
 import time
-from contextlib import suppress
 from multiprocessing.synchronize import Barrier
-from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from benchmarks.contenders import Contender
 from benchmarks.figures import Figure
+from benchmarks.usage import cpu_seconds
 
 __all__ = ["COMMIT_DELAY", "FIGURES", "ONLY", "QUICK", "SIZE", "TITLE", "measure"]
 
@@ -54,7 +52,8 @@ def measure(contender: Contender, size: int) -> dict[str, float]:
     # A worker's ears, without its work: a hint is not paid for before somebody hears it.
     with psycopg.connect(contender.address.url, autocommit=True) as listener:
         listener.execute("LISTEN continuum_ready")
-        server_us = [_server_us(listener)]
+        server = [contender.observer.server_pid()]
+        server_us = [cpu_seconds(server) * 1e6]
         for _ in told:
             together.wait(PATIENCE)
             until = time.perf_counter() + SECONDS
@@ -62,7 +61,7 @@ def measure(contender: Contender, size: int) -> dict[str, float]:
                 for _ in listener.notifies(timeout=left):
                     pass
             together.wait(PATIENCE)
-            server_us.append(_server_us(listener))
+            server_us.append(cpu_seconds(server) * 1e6)
     found, hints = map(list, zip(*(answers.get(timeout=PATIENCE) for _ in clients), strict=True))
     for client in clients:
         client.join(PATIENCE)
@@ -94,25 +93,6 @@ def _pairs(values: list[float], told: list[bool]) -> list[tuple[float, float]]:
         (one, other) if hints else (other, one)
         for one, other, hints in zip(values[1::2], values[2::2], told[1::2], strict=True)
     ]
-
-
-def _server_us(connection: psycopg.Connection[Any]) -> float:
-    """Return how much CPU time the server's processes have used."""
-    server = _stat(connection.info.backend_pid)[1]
-    used = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            pid = int(path.parent.name)
-            fields = _stat(pid)
-            if server in (pid, fields[1]):
-                used += sum(fields[11:13])
-    return used / os.sysconf("SC_CLK_TCK") * 1e6
-
-
-def _stat(pid: int) -> list[int]:
-    """Return the numbers of a process, from its state (as 0) on: the parent is at 1, CPU time at 11 and 12."""
-    text = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2]
-    return [0, *map(int, text.split()[1:])]
 
 
 def _client(contender: Contender, together: Barrier, told: list[bool], answers: Any) -> None:

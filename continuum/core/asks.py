@@ -59,9 +59,11 @@ class Asks:
     def take(self) -> tuple[list[Command], list[Command], list[Command]]:
         """Return the commands to carry out, the activities nobody waits for any more, and the children to cancel."""
         # A child that was started on its own account is, also if its parent has ended meanwhile.
-        commands = [c for c in self._issued if not c.answered or (c.detached and not c.future.done())]
-        for command in commands:
-            command.taken = True
+        commands = []
+        for command in self._issued:
+            if not command.answered or (command.detached and not command.future.done()):
+                command.taken = True
+                commands.append(command)
         abandoned, cancels = self._abandoned, self._cancels
         self._issued, self._abandoned, self._cancels = [], [], []
         return commands, abandoned, cancels
@@ -218,7 +220,8 @@ class Asks:
             due_us = self._loop.time_us + due
             command.args = f"[{due / 1e6!r}]"
         command.due_us = min(due_us, LAST_US)
-        heapq.heappush(self._timers, (command.due_us, self._loop.next_serial(), command))
+        self._loop.serial += 1
+        heapq.heappush(self._timers, (command.due_us, self._loop.serial, command))
 
     def _wait_for_signal(self, command: Command, timeout_us: int | None) -> None:
         kept = self._mailbox.get(command.name)
@@ -275,6 +278,8 @@ class Asks:
     def next_timer(self) -> Command | None:
         """Return the timer that is due first, or None. Ties go by creation."""
         timers = self._timers
+        if not timers:
+            return None
         while timers and timers[0][2].answered:
             heapq.heappop(timers)
         if len(timers) > 256 and len(timers) > 4 * len(self.pending):

@@ -11,7 +11,8 @@ from typing import Any
 
 from continuum import values
 from continuum.core.children import ChildOptions
-from continuum.core.effects import Bound, Effect, in_workflow
+from continuum.core.effects import Bound, Effect
+from continuum.core.loop import DeterministicLoop
 from continuum.core.options import ActivityOptions, activity_options
 from continuum.core.registry import Registry, describe_function, registry
 from continuum.core.retry import Retry
@@ -46,6 +47,10 @@ class _Definition:
         return values.return_annotation(self.fn)
 
     @cached_property
+    def _returns_plain(self) -> bool:
+        return not values.has_codec(self.returns)
+
+    @cached_property
     def parameters(self) -> Any:
         """The parameter annotations, resolved, as ``continuum.values`` understands them."""
         return values.parameter_annotations(self.fn)
@@ -63,6 +68,16 @@ class _Definition:
                 most = 1 << 30
             elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
                 return 1, 0  # never plain: bind() has to see it
+        return least, most
+
+    @cached_property
+    def _as_they_are(self) -> tuple[int, int]:
+        """Fewest and most plain positional arguments whose annotations have no say in how they are written."""
+        least, most = self._positional
+        annotations = self.parameters
+        for index in range(min(most, len(annotations.positional) + 1)):
+            if values.has_codec(annotations.at(index)):
+                return least, index
         return least, most
 
     def bind_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -91,6 +106,13 @@ class _Definition:
             TypeError: they do not fit the signature.
             DurableValueError: one of them cannot be journaled; the path names it, such as ``input[0].lines[3]``.
         """
+        least, most = self._as_they_are
+        if not kwargs and least <= len(args) <= most:
+            texts = [values.encode_plain(value) for value in args]
+            if None not in texts:
+                text = f"[{','.join(texts)}]"
+                if max_bytes is None or len(text) <= max_bytes:
+                    return text
         positional, keywords = self.bind_arguments(args, kwargs)
         annotation = self.parameters.at
         try:
@@ -122,6 +144,16 @@ class _Definition:
             keywords = {key: values.restore(value, annotations.named(key)) for key, value in raw["kwargs"].items()}
             raw = raw["args"]
         return [values.restore(value, annotations.at(index)) for index, value in enumerate(raw)], keywords
+
+    def restore_result(self, tree: Any) -> Any:
+        """Return the value of a result's JSON tree, which is used up.
+
+        Raises:
+            DurableValueError: it does not fit the return annotation.
+        """
+        if self._returns_plain and type(tree) is not dict and type(tree) is not list:
+            return tree
+        return values.restore(tree, self.returns)
 
     def bind(self, *args: Any, **kwargs: Any) -> Bound:
         """Return a call that is not made yet, for ``compensated_by``.
@@ -191,7 +223,7 @@ class WorkflowDefinition(_Definition):
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Effect:
         loop = _get_running_loop()
-        if not in_workflow(loop):
+        if type(loop) is not DeterministicLoop:
             raise NotInWorkflowError(
                 f"{self.name} is a workflow: start a run of it with continuum.start({self.__name__}, ...), or run the "
                 f"plain function in a unit test with {self.__name__}.call(...)"
@@ -231,7 +263,7 @@ class ActivityDefinition(_Definition):
 
     def _effect(self, options: ActivityOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Effect:
         loop = _get_running_loop()
-        if not in_workflow(loop):
+        if type(loop) is not DeterministicLoop:
             raise NotInWorkflowError(
                 f"{self.name} is an activity: await it inside a workflow, or run the plain function with "
                 f"{self.__name__}.call(...); a workflow is started with continuum.start(...)"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from continuum import values
 from continuum.core.commands import Command
 from continuum.core.drift import same, told
 from continuum.core.history import Event, EventType, fingerprint
@@ -25,12 +24,15 @@ def complete(command: Command, result: Any) -> None:
     future = command.future
     if not future.done():
         try:
-            value = values.restore(result, command.definition.returns)
+            value = command.definition.restore_result(result)
         except Exception as exc:
             future.set_exception(exc)
         else:
             future.set_result(value)
 
+
+# Kinds of commands.
+_ACTIVITY, _CHILD, _TIMED = ("activity",), ("child",), ("timer", "signal")
 
 # Errors that ended a run from outside its code.
 _IMPOSED = ("JournalError", "PoisonRunError", "WorkflowDeadlockError")
@@ -58,11 +60,11 @@ def _told_of_end(data: str) -> dict[str, Any]:
 
 
 def _activity_completed(run: Execution, event: Event, data: dict[str, Any]) -> None:
-    complete(_answer(run, event, "activity", data), data["result"])
+    complete(_answer(run, event, _ACTIVITY, data), data["result"])
 
 
 def _activity_failed(run: Execution, event: Event, data: dict[str, Any]) -> None:
-    command = _answer(run, event, "activity", data)
+    command = _answer(run, event, _ACTIVITY, data)
     if not command.future.done():
         error = data["error"]
         failure = ActivityError(command.name, data["attempt"], error["type"], error["message"], error.get("details"))
@@ -70,18 +72,18 @@ def _activity_failed(run: Execution, event: Event, data: dict[str, Any]) -> None
 
 
 def _activity_retried(run: Execution, event: Event, data: dict[str, Any]) -> None:
-    command = _match(run, event, "activity", data)
+    command = _match(run, event, _ACTIVITY, data)
     command.attempt = data["attempt"] + 1
     command.not_before_us = data["next_us"]
     command.last_error = data["error"]
 
 
 def _child_completed(run: Execution, event: Event, data: dict[str, Any]) -> None:
-    complete(_answer(run, event, "child", data), data["result"])
+    complete(_answer(run, event, _CHILD, data), data["result"])
 
 
 def _child_failed(run: Execution, event: Event, data: dict[str, Any]) -> None:
-    command = _answer(run, event, "child", data)
+    command = _answer(run, event, _CHILD, data)
     if not command.future.done():
         error = data.get("error") or {}
         failure = ChildError(
@@ -96,7 +98,7 @@ def _child_failed(run: Execution, event: Event, data: dict[str, Any]) -> None:
 
 
 def _timer_fired(run: Execution, event: Event, data: dict[str, Any]) -> None:
-    command = _answer(run, event, ("timer", "signal"), data)
+    command = _answer(run, event, _TIMED, data)
     if command.handle is not None:
         run.loop.fire(command.handle)
     elif not command.future.done():
@@ -138,23 +140,22 @@ def _run_forked(run: Execution, event: Event, data: dict[str, Any]) -> None:
     run.become(run.identities.pop(0))
 
 
-def _match(run: Execution, event: Event, kinds: str | tuple[str, ...], data: dict[str, Any]) -> Command:
+def _match(run: Execution, event: Event, kinds: tuple[str, ...], data: dict[str, Any]) -> Command:
     """Find the pending command an event answers, and check that it is the one history means."""
-    command = run.pending.get(event.command_id)
+    _, _, command_id, name, text, _ = event
+    command = run.pending.get(command_id)
     if command is None:
         raise run.drifted(event, told(event), run.asked_instead())
-    if isinstance(kinds, str):
-        kinds = (kinds,)
-    if command.kind not in kinds or command.name != event.name:
+    if command.kind not in kinds or command.name != name:
         raise run.drifted(event, told(event), str(command))
     asked = fingerprint(command.args)
     # The same text is the common case and costs no parsing; otherwise what counts is what it says.
-    if not event.data.startswith(f'{{"args":{asked}') and not same(json.loads(asked), data.get("args")):
+    if not text.startswith(f'{{"args":{asked}') and not same(json.loads(asked), data.get("args")):
         raise run.drifted(event, told(event), str(command))
     return command
 
 
-def _answer(run: Execution, event: Event, kinds: str | tuple[str, ...], data: dict[str, Any]) -> Command:
+def _answer(run: Execution, event: Event, kinds: tuple[str, ...], data: dict[str, Any]) -> Command:
     command = _match(run, event, kinds, data)
     run.asks.settle(command)
     return command

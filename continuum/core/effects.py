@@ -109,7 +109,8 @@ class Effect(Coroutine[Any, Any, Any]):
         self.options = options
         self.compensation: Compensation | None = None
         self.undoes: str | None = None
-        self.serial = execution.loop.next_serial()
+        loop = execution.loop
+        loop.serial = self.serial = loop.serial + 1
         self._driver: Generator[Any, Any, Any] | None = None
 
     def compensated_by(self, undo: Bound | Callable[[Any], Bound]) -> Effect:
@@ -149,7 +150,7 @@ class Effect(Coroutine[Any, Any, Any]):
 
     def _drive(self) -> Generator[Any, Any, Any]:
         execution = self.execution
-        if execution.closing:
+        if execution.loop.closing:
             yield from self._refused()
         command = execution.issue(self)
         try:

@@ -20,7 +20,7 @@ from continuum.core.asks import Asks
 from continuum.core.children import Successor
 from continuum.core.commands import Command
 from continuum.core.drift import asked, asked_otherwise, parted, told
-from continuum.core.history import RESTARTS, TERMINAL, WALKED_PAST, Event, EventType, fingerprint
+from continuum.core.history import RESTARTS, TERMINAL, WALKED_PAST, Event, EventType, event_of, fingerprint
 from continuum.core.identity import RunIdentity
 from continuum.core.loop import DeterministicLoop
 from continuum.core.outcomes import Outcome, Step, continuation_of, failure_of, outcome_of
@@ -94,9 +94,9 @@ class Execution:
             history: its events so far, in order; follow with :meth:`replay`.
             cancelled: why the run was cancelled before it began, or None. Its code then does not run at all.
         """
-        events = list(history)
-        self._retried_us = resuming.last_retried_us(events)
-        self._expect(events, *resuming.prepare(events, now_us))
+        if events := list(history):
+            self._retried_us = resuming.last_retried_us(events)
+            self._expect(events, *resuming.prepare(events, now_us))
         self._begin(now_us, cancelled)
 
     def _expect(self, events: list[Event], history: list[Event], retry: resuming.Retry | None) -> None:
@@ -105,8 +105,7 @@ class Execution:
         self._history.extend(history)
         self._unmet = len(history)
         self._marks = resuming.marks_at_the_end(history)
-        if events:
-            self.seq, self._last_us = events[-1].seq, events[-1].time_us
+        self.seq, self._last_us = events[-1].seq, events[-1].time_us
 
     def _begin(self, now_us: int, cancelled: str | None = None) -> None:
         self.asks.retried_us = self._retried_us
@@ -282,13 +281,13 @@ class Execution:
         loop = self.loop
         if self.outcome is not None or loop.closing:
             return None
-        self.seq += 1
+        self.seq = seq = self.seq + 1
         if time_us > loop.time_us:
             loop.time_us = time_us
         command_id = None
         if command is not None:
             command_id, name = command.id, command.name
-        event = Event(self.seq, type_, command_id, name, data, loop.time_us)
+        event = event_of((seq, type_, command_id, name, data, loop.time_us))
         self.journal.append(event)
         return event
 
@@ -300,19 +299,20 @@ class Execution:
         Raises:
             ReplayDriftError: it does not fit.
         """
-        if event.type in TERMINAL:
+        _, type_, _, _, data, time_us = event
+        if type_ in TERMINAL:
             delivery.compare_end(self, event)
             return
-        if self.outcome is not None and event.type not in RESTARTS:
+        if self.outcome is not None and type_ not in RESTARTS:
             raise self.drifted(event, told(event), f"nothing: the code has ended {self.outcome.state}")
-        elapsed_us = event.time_us - self.loop.time_us
+        elapsed_us = time_us - self.loop.time_us
         if elapsed_us > 0:
-            self.loop.time_us = event.time_us
-            if event.type in RESTARTS:
+            self.loop.time_us = time_us
+            if type_ in RESTARTS:
                 self.asks.postpone(elapsed_us)
-        handler = delivery.HANDLERS.get(event.type)
+        handler = delivery.HANDLERS.get(type_)
         if handler is not None:
-            handler(self, event, values.parse(event.data))
+            handler(self, event, values.parse(data))
             self._drain()
 
     def cancel(self, reason: str) -> None:

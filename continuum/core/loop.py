@@ -147,9 +147,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self.refused = 0  # effects asked for while closing
         self.tasks: list[RunTask] = []
         self._ready: deque[Handle] = deque()
-        self._serial = 0
+        self.serial = 0  # how many tasks, effects and timers there were; numbers each of them
         self._first_hash = int.from_bytes((execution.run.seed or execution.run.id).bytes[-7:], "big")
-        self._generators: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._generators: weakref.WeakSet[Any] | None = None  # few runs have any
         self.aside: Scope | None = None  # while a function runs that a replay does not run again
         self._outside = Scope("~")  # for what is created by a callback, outside any task
 
@@ -166,7 +166,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         _set_running_loop(self)
         # The outer loop must not adopt the run's async generators: it would finalize them as tasks of its own.
-        sys.set_asyncgen_hooks(self._generators.add, self._drop_generator)
+        sys.set_asyncgen_hooks(self._take_generator, self._drop_generator)
         try:
             interrupted = guarded(self.watch, self, self._run_ready)
         finally:
@@ -193,6 +193,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """Close every unfinished coroutine of the run, newest first, without recording anything."""
         self.closing = True
         self._ready.clear()
+        if self._generators is None and all(task.done() for task in self.tasks):
+            self.tasks.clear()
+            return
         outer = _get_running_loop()
         hooks = sys.get_asyncgen_hooks()
         _set_running_loop(self)
@@ -213,7 +216,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         return loop
 
     def _close_all(self) -> None:
-        generators = list(self._generators)
+        generators = list(self._generators or ())
         for task in reversed(self.tasks):
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -237,6 +240,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                 asyncio.tasks._leave_task(self, task)
             else:
                 asyncio.tasks._swap_current_task(self, previous)  # type: ignore[attr-defined]
+
+    def _take_generator(self, generator: Any) -> None:
+        self._generators = self._generators or weakref.WeakSet()
+        self._generators.add(generator)
 
     def _drop_generator(self, generator: Any) -> None:
         # As with asyncio, a generator that is dropped half-way ends in a task of its own. But not when the garbage
@@ -307,11 +314,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             scope, context = parent, asyncio.current_task(self).run_context  # type: ignore[union-attr]
         else:
             scope = self._new_scope(parent)
-            self._serial += 1
+            self.serial += 1
         task = RunTask(
             coro,
             scope=scope,
-            serial=self._first_hash + self._serial,
+            serial=self._first_hash + self.serial,
             context=copy_context() if context is None else context,
             loop=self,
             name=scope.path if name is None else name,
@@ -343,12 +350,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                 "what it does besides returning a value would be missing"
             )
 
-    def next_serial(self) -> int:
-        self._serial += 1
-        return self._serial
-
     def _new_scope(self, parent: Scope) -> Scope:
-        if not self._serial:
+        if not self.serial:
             return Scope("0")
         parent.tasks += 1
         path = f"{parent.path}.{parent.tasks}"
@@ -356,11 +359,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             path = f"~{blake2b(path.encode(), digest_size=12).hexdigest()}"
         return Scope(path)
 
-    def get_debug(self) -> bool:
-        return False
+    get_debug = bool  # type: ignore[assignment]  # each future asks: False, without a call of Python
 
-    def set_debug(self, enabled: bool) -> None:
-        pass
+    def set_debug(self, enabled: bool) -> None: ...
+
+    def _timer_handle_cancelled(self, handle: Any) -> None: ...
 
     def is_running(self) -> bool:
         return True
@@ -378,9 +381,6 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             )
 
     default_exception_handler = call_exception_handler
-
-    def _timer_handle_cancelled(self, handle: Any) -> None:
-        pass
 
 
 def _wait_for_frame() -> Any:

@@ -18,7 +18,7 @@ from continuum.values.annotations import codec_for
 from continuum.values.refusals import MAX_DEPTH, Refusal, TooDeep
 from continuum.values.trees import from_tree, to_tree
 
-__all__ = ["decode", "dump", "encode", "parse", "restore"]
+__all__ = ["decode", "dump", "encode", "encode_plain", "has_codec", "parse", "restore"]
 
 
 def _no_default(value: Any) -> Any:
@@ -53,6 +53,9 @@ _SCALARS = frozenset({type(None), bool, int, float, str})
 _all_scalars = _SCALARS.issuperset
 _all_str = frozenset({str}).issuperset
 
+# Integers below this are the most common values, and certain not to need a closer look.
+_SHORT = 10**18
+
 # A run of 617 digits has at least 19 among every 32nd character; looking at those only is 32 times as fast.
 _STRIDE = 32
 _long_number = re.compile(f"[0-9]{{{617 // _STRIDE}}}").search
@@ -85,12 +88,19 @@ def _telling(text: str) -> bool:
     return len(text) >= 617 and _long_number(text[::_STRIDE]) is not None
 
 
-def _plain_text(value: Any) -> str | None:
-    """The text of a plain value, or None if it needs a closer look."""
+def has_codec(annotation: Any) -> bool:
+    """Tell whether an annotation has a say in how values are written and restored."""
+    return annotation is not None and codec_for(annotation) is not None
+
+
+def encode_plain(value: Any) -> str | None:
+    """Return what :func:`encode` returns for a value that is plain JSON; None if it needs a closer look."""
     kind = type(value)
+    if kind is int and -_SHORT < value < _SHORT:
+        return repr(value)
     if kind is str:
         text = _quote(value)
-        return text if "\\u0000" not in text and "\\ud" not in text else None
+        return text if "\\u" not in text or ("\\u0000" not in text and "\\ud" not in text) else None
     if kind is dict or kind is list:
         if not _plain(value, 1):
             return None
@@ -119,7 +129,7 @@ def encode(value: Any, annotation: Any = None, *, path: str = "value", max_bytes
     """
     codec = None if annotation is None else codec_for(annotation)
     try:
-        text = _plain_text(value) if codec is None else None
+        text = encode_plain(value) if codec is None else None
         if text is None:
             text = dump(to_tree(value) if codec is None else codec.encode(value, 0))
     except Refusal as refusal:

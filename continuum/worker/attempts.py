@@ -126,7 +126,8 @@ class Attempts:
 
         To be called before the record of it is handed to the journal.
         """
-        self.key_waits.note(live, command, value_json)
+        if command.key is not None:
+            self.key_waits.note(live, command, value_json)
         if live.beats:
             self.forget_beats(live, [command.id])
 

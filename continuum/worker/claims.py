@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -19,18 +19,25 @@ from continuum.worker.suspects import GROUPS, chances
 
 __all__ = [
     "ClaimedRun",
+    "Found",
     "Standing",
     "claim_due",
     "claim_mail",
     "claim_parked",
     "claim_suspects",
     "claimed_again",
+    "grouped",
     "heartbeats_of_runs",
     "load_histories",
+    "look",
     "owned_by",
     "unread_of_runs",
     "unread_of_worker",
 ]
+
+
+# Events read at once: a bound on memory, and on how long the loop is kept from other work.
+MOST_LOADED = 5_000
 
 
 class ClaimedRun(NamedTuple):
@@ -48,6 +55,21 @@ class ClaimedRun(NamedTuple):
     is_new: bool
     has_mail: bool
     recoveries: int
+
+
+class Found(NamedTuple):
+    """What there may be to do for a worker: runs whose time has come, mail, suspects to be tried, parked runs."""
+
+    due: bool
+    mail: bool
+    suspects: bool
+    parked: bool
+
+
+async def look(connection: psycopg.AsyncConnection[Any], worker_id: int) -> Found:
+    """Look at all that there may be to do with one statement. What it does not find is not there."""
+    cursor = await connection.execute(load("intake_look"), {"worker": worker_id}, prepare=True)
+    return Found(*(await cursor.fetchone() or (True,) * 4))
 
 
 async def claim_due(
@@ -160,3 +182,18 @@ async def heartbeats_of_runs(
     for run_id, command_id, details in await cursor.fetchall():
         found.setdefault(run_id, {})[command_id] = details or "null"
     return found
+
+
+def grouped(claimed: list[ClaimedRun], sizes: Mapping[UUID, int]) -> Iterator[list[ClaimedRun]]:
+    """Divide runs into groups whose histories together are not too long."""
+    group: list[ClaimedRun] = []
+    size = 0
+    for run in claimed:
+        events = sizes.get(run.identity.id, 0)
+        if group and size + events > MOST_LOADED:
+            yield group
+            group, size = [], 0
+        group.append(run)
+        size += events
+    if group:
+        yield group

@@ -221,9 +221,9 @@ class Engine:
         if journal:
             entry = self.journal.entry(live)
             entry.events += journal
-            for event in journal:
-                entry.size += len(event.data)
-                if event.type == EventType.CANCEL_REQUESTED:
+            for _, type_, _, _, data, _ in journal:
+                entry.size += len(data)
+                if type_ == EventType.CANCEL_REQUESTED:
                     # Also the children it has from the run it continues, of which its code knows nothing.
                     entry.send().cascade = live.execution.cancel_reason
             if live.recoveries:

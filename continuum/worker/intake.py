@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -16,7 +16,7 @@ import psycopg
 
 from continuum.worker import claims, forwarding
 from continuum.worker.budget import Budget
-from continuum.worker.claims import ClaimedRun
+from continuum.worker.claims import ClaimedRun, Found
 from continuum.worker.engine import Engine
 from continuum.worker.forwarding import Chains
 from continuum.worker.links import Link
@@ -35,8 +35,6 @@ STRANGERS_EVERY = 5.0
 MOST_CLAIMED = 200
 # Messages fetched by one poll; what is left comes with the next.
 MOST_POLLED = 5_000
-# Events read at once: a bound on memory, and on how long the loop is kept from other work.
-MOST_LOADED = 5_000
 # The share of the time that may go into looking for runs with mail: beyond it hints have to wait.
 # Likewise for looking for mail that lies in the inboxes of continued runs.
 MAIL_SHARE = 0.05
@@ -165,6 +163,15 @@ class Intake:
         self._mail_due = True  # also if a look is under way that will put off the next
         self._suspects_wanted = self._parked_wanted = True
         self.on_mail()
+
+    def _on_found(self, found: Found) -> None:
+        """The time for a look has come, and these are worth one."""
+        if found.mail:
+            self.look_at_all()
+        elif any(found):
+            self._suspects_wanted = self._suspects_wanted or found.suspects
+            self._parked_wanted = self._parked_wanted or found.parked
+            self._claim_wanted.set()
 
     async def nothing_left(self) -> bool:
         """Look for runs to claim once more; returns whether there was nothing to do."""
@@ -305,7 +312,7 @@ class Intake:
         if successors := [run.identity.id for run in claimed if run.is_successor]:
             await self._ask(self._chains.begun, successors)
             has_mail.update(successors)
-        for group in _groups(claimed, sizes):
+        for group in claims.grouped(claimed, sizes):
             run_ids = [run.identity.id for run in group]
             histories = {} if sizes.keys().isdisjoint(run_ids) else await self._ask(claims.load_histories, run_ids)
             mail: dict[UUID, list[Message]] = {}
@@ -378,23 +385,9 @@ class Intake:
             place = (place + 0.618) % 1.0
             await asyncio.sleep(self._poll_interval * (0.8 + 0.2 * place))
             self._chains.forget()
-            self.look_at_all()
+            # Mostly there is nothing, and one look says so for all that would look for something.
+            self._on_found(await self.use(lambda connection: claims.look(connection, self._worker_id)))
             # The look after the connection broke is not enough: the server may have been at the claim for longer.
             if time.monotonic() - looked >= STRANGERS_EVERY:
                 looked = time.monotonic()
                 self._doubt()
-
-
-def _groups(claimed: list[ClaimedRun], sizes: Mapping[UUID, int]) -> Iterator[list[ClaimedRun]]:
-    """Divide runs into groups whose histories together are not too long."""
-    group: list[ClaimedRun] = []
-    size = 0
-    for run in claimed:
-        events = sizes.get(run.identity.id, 0)
-        if group and size + events > MOST_LOADED:
-            yield group
-            group, size = [], 0
-        group.append(run)
-        size += events
-    if group:
-        yield group

@@ -346,9 +346,8 @@ def _is_connection_trouble(error: BaseException, connection: psycopg.AsyncConnec
 def _will_pass(error: BaseException) -> bool:
     """Tell an error that says nothing about the record from one that does: no run may fail for the former."""
     sqlstate = getattr(error, "sqlstate", None) or ""
-    # A statement cancelled or timed out, a lock not had in time, a prepared statement that is gone or out of date; 58:
-    # trouble with the disk.
-    return sqlstate in ("57014", "55P03", "26000", "42P05", "0A000") or sqlstate[:2] == "58"
+    # A statement cancelled or timed out, a prepared statement that is gone or out of date; 58: trouble with the disk.
+    return sqlstate in ("57014", "26000", "42P05", "0A000") or sqlstate[:2] == "58"
 
 
 def _line(error: BaseException) -> str:

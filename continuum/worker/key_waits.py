@@ -94,10 +94,8 @@ class KeyWaits:
                 self._engine.attempts.try_now(wait.live, wait.command)
 
     def note(self, live: LiveRun, command: Command, value_json: str | None) -> None:
-        """Have the next commit put a result under the command's key; or give the key back, with None."""
-        if command.key is None:
-            return
-        outcome = KeyOutcome(key_id(command.name or "", command.key), live.id, command.id, value_json)
+        """Have the next commit put a result under the key of a command that has one; or give it back, with None."""
+        outcome = KeyOutcome(key_id(command.name or "", command.key or ""), live.id, command.id, value_json)
         self._engine.journal.entry(live).send().keys.append(outcome)
 
     def forget(self, live: LiveRun, command_id: str) -> None:

@@ -49,14 +49,18 @@ def _notice_late() -> None:
 
 
 def _break_journal() -> None:
-    sql = load("journal")
-    sql = _without(sql, "WHERE NOT EXISTS (SELECT 1 FROM lease) OR (", "WHERE false AND (")
-    sql = _without(
-        sql,
+    lost = ("WHERE NOT EXISTS (SELECT 1 FROM lease) OR (", "WHERE false AND (")
+    stale = (
         "WHERE r.id = u.run_id AND r.lease_token + 0 = u.token AND coalesce(r.owner_id, 0) = %(worker)s\n      AND",
         "WHERE r.id = u.run_id AND",
     )
-    recording.load = lambda name: sql if name == "journal" else load(name)
+    assert stale[0] in load("journal")
+
+    def unfenced(name: str, without: frozenset[str] = frozenset()) -> str:
+        sql = load(name, without)
+        return _without(sql, *lost).replace(*stale) if name == "journal" else sql
+
+    recording.load = unfenced
 
 
 def _break_transactions() -> None:

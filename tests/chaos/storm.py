@@ -28,8 +28,14 @@ WEIGHTS = {
     "kill all": 1,
     "restart": 1,
     "crash": 1,
+    "lock": 4,
     "rest": 2,
 }
+# The rows that application code holds in a transaction of its own, for a while.
+LOCK = """
+    SELECT id FROM continuum_runs WHERE owner_id IS NOT NULL
+    ORDER BY md5(id::text || %s) LIMIT 20 FOR UPDATE SKIP LOCKED
+"""
 # What connections are called; those of activities have no name.
 KINDS = ("journal", "claims", "lease", "tasks", "outcomes", "maintenance", "listener", "attempts", "fence", "hints", "")
 
@@ -90,6 +96,7 @@ class Storm:
     def __init__(self, cluster: Cluster, server: EmbeddedPostgres, size: int, say: Callable[[str], None]) -> None:
         self._cluster, self._server, self._size, self._say = cluster, server, size, say
         self._resumptions: list[tuple[float, int]] = []
+        self._strangers: list[tuple[float, psycopg.Connection]] = []
         self.did: Counter[str] = cluster.did
 
     def rage(self, plan: Iterator[Action], until: float, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -107,6 +114,8 @@ class Storm:
 
     def calm(self) -> None:
         """Let everybody go on."""
+        for _, stranger in self._strangers:
+            stranger.close()
         for member in self._cluster.members:
             self._cluster.resume(member)
         self._cluster.replace_the_fallen(self._size)
@@ -117,6 +126,10 @@ class Storm:
             if due <= now:
                 self._cluster.resume(self._cluster.all[number])
         self._resumptions = [entry for entry in self._resumptions if entry[0] > now]
+        for due, stranger in self._strangers:
+            if due <= now:
+                stranger.close()
+        self._strangers = [entry for entry in self._strangers if entry[0] > now]
 
     def _carry_out(self, action: Action) -> None:
         cluster, where = self._cluster, action.where
@@ -144,6 +157,10 @@ class Storm:
                 self._cut("application_name LIKE 'continuum %'")
             case "cut all":
                 self._cut("true")
+            case "lock":
+                stranger = psycopg.connect(self._server.database_url("chaos"))
+                self._strangers.append((time.monotonic() + action.seconds, stranger))
+                self.did["rows of runs locked"] += stranger.execute(LOCK, [str(where)]).rowcount
             case "restart":
                 self.did["restart of PostgreSQL"] += 1
                 self._server.restart()

@@ -1,11 +1,15 @@
 """What users declare: retry policies, activities and workflows, and how they are found by name."""
 
 import functools
-from datetime import timedelta
+from datetime import date, timedelta
+from enum import Enum
+from typing import Any
 
 import pytest
+from hypothesis import given, strategies as st
 
 from continuum.core.definitions import ActivityDefinition, WorkflowDefinition, activity, workflow
+from continuum.core.options import ActivityOptions
 from continuum.core.registry import Registry
 from continuum.core.retry import Retry
 from continuum.exceptions import (
@@ -14,6 +18,7 @@ from continuum.exceptions import (
     UnknownActivityError,
     UnknownWorkflowError,
 )
+from continuum.values import encode, parse, return_annotation
 
 
 @activity
@@ -194,6 +199,54 @@ def test_an_argument_that_is_not_durable_is_named_by_its_path():
         charge.encode_arguments(({"lines": [1, print]},), {})
     with pytest.raises(DurableValueError, match=r"^input\.note: "):
         charge.encode_arguments(("o",), {"note": object()})
+
+
+class Color(Enum):
+    RED = "red"
+
+
+def one(number: int) -> int: ...
+def optional(name: str, color: Color = Color.RED) -> Color: ...
+def unannotated(a, b=None): ...
+def rest(number: int, *colors: Color) -> None: ...
+def any_number(*numbers: int) -> Any: ...
+
+
+ARGUMENTS = st.lists(
+    st.sampled_from(
+        [0, -(10**20), True, None, 2.5, "", "red", "~a", "\0", [1], {"~x": 1}, {"a": 1}, Color.RED, date.max]
+    ),
+    max_size=3,
+).map(tuple)
+
+
+@given(st.sampled_from([one, optional, unannotated, rest, any_number]), ARGUMENTS)
+def test_arguments_are_written_one_by_one_as_their_annotations_say(fn, args):
+    definition = ActivityDefinition(fn, options=ActivityOptions())
+    try:
+        definition.signature.bind(*args)
+    except TypeError:
+        with pytest.raises(TypeError, match=fn.__name__):
+            definition.encode_arguments(args, {})
+        return
+    annotation = definition.parameters.at
+    texts = [encode(value, annotation(index)) for index, value in enumerate(args)]
+    assert definition.encode_arguments(args, {}) == f"[{','.join(texts)}]"
+    longest = max(map(len, texts), default=0)
+    assert definition.encode_arguments(args, {}, max_bytes=longest) == f"[{','.join(texts)}]"
+    if longest > 1:
+        with pytest.raises(DurableValueError, match="limit"):
+            definition.encode_arguments(args, {}, max_bytes=longest - 1)
+
+
+@given(
+    st.sampled_from([one, optional, unannotated, rest, any_number]), ARGUMENTS.filter(bool).map(lambda args: args[0])
+)
+def test_a_result_is_restored_as_its_annotation_says(fn, value):
+    definition = ActivityDefinition(fn, options=ActivityOptions())
+    text = encode(value, return_annotation(fn))
+    restored = definition.restore_result(parse(text))
+    assert (type(restored), restored) == (type(value), value)
 
 
 # -- workflows --------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The SQL of the hot path: one statement a file, so that it can be read, explained and reviewed as SQL."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 
@@ -13,7 +13,10 @@ _PART = re.compile(r"\), (\w+) AS ")
 
 @cache
 def load(name: str, without: frozenset[str] = frozenset()) -> str:
-    """Return the text of the statement ``name`` (the file ``<name>.sql`` beside this module).
+    """Return the text of the statement ``name`` (the file ``<name>.sql`` beside this module), without its comments.
+
+    Comments are for readers: of a statement of more than 4,096 bytes psycopg works out anew, at each execution, where
+    its parameters stand.
 
     Args:
         name: which.
@@ -25,14 +28,15 @@ def load(name: str, without: frozenset[str] = frozenset()) -> str:
         ValueError: it has no such part.
     """
     text = files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
-    if missing := without - {found[1] for found in map(_PART.match, text.splitlines()) if found}:
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+    if missing := without - {found[1] for found in map(_PART.match, lines) if found}:
         raise ValueError(f"{name}.sql has no {', '.join(sorted(missing))}")
-    return "".join(_lines(text, without)) if without else text
+    return "\n".join(_kept(lines, without))
 
 
-def _lines(text: str, without: frozenset[str]) -> Iterator[str]:
+def _kept(lines: Iterable[str], without: frozenset[str]) -> Iterator[str]:
     left_out = False
-    for line in text.splitlines(keepends=True):
+    for line in lines:
         if line.startswith(")"):
             part = _PART.match(line)
             left_out = part is not None and part[1] in without

@@ -8,6 +8,9 @@
 -- since, or with an activity under way). If the dead node had suspects on trial (those it had claimed with "trial_token" or
 -- a later token), these are blamed, and other suspects, which have been tried, are not. Nobody but a run that was on trial alone
 -- ("suspect_id") gets the last of its chances taken ("spared").
+--
+-- What was at work goes on before what has not begun: it is put beside the first in line, however long the line is.
+--
 -- Workers of before migration 0009 try one at a time and know no "trial_token".
 WITH stranded AS (
     SELECT run.id, worker.suspect_id, worker.trial_token
@@ -27,7 +30,15 @@ SET owner_id = NULL,
             THEN greatest(run.recoveries, least(run.recoveries + 1, %(spared)s))
         ELSE run.recoveries
     END,
-    next_wakeup_at = CASE WHEN run.state IN ('pending', 'running', 'suspended') THEN clock_timestamp() END,
+    next_wakeup_at = CASE
+        WHEN run.state = 'running' THEN least(clock_timestamp(), (
+            SELECT first.next_wakeup_at FROM continuum_runs AS first
+            WHERE first.owner_id IS NULL AND first.next_wakeup_at IS NOT NULL AND first.priority = run.priority
+            ORDER BY first.next_wakeup_at
+            LIMIT 1
+        ))
+        WHEN run.state IN ('pending', 'suspended') THEN clock_timestamp()
+    END,
     state = CASE WHEN run.state IN ('pending', 'running', 'suspended') THEN 'suspended' ELSE run.state END
 FROM stranded
 WHERE run.id = stranded.id
