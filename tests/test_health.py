@@ -78,7 +78,7 @@ class TestAllIsWell:
         start_worker()
         for n in range(5):
             continuum.start(five_steps, n)
-        eventually(lambda: Run.objects.filter(state="completed").count() == 5)
+        eventually(lambda: Run.objects.filter(state="completed").count() == 5, 60)
         assert health.examine().status is Status.OK
 
 

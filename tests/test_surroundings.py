@@ -21,6 +21,7 @@ from tests.factories import RunFactory, WorkerFactory
 from tests.poolers import PgBouncer, pgbouncer_binary
 from tests.roles import role_without_ddl
 from tests.test_admin import Page
+from tests.test_checks import only_the_projects_workflows  # noqa: F401
 
 DURABILITY = ["fsync", "synchronous_commit", "full_page_writes"]
 CARELESS = ["continuum.W020", "continuum.W021", "continuum.W022"]
