@@ -21,6 +21,14 @@ from tests.factories import HistoryEventFactory, RunFactory
 pytestmark = pytest.mark.django_db
 
 NOW = datetime.now(UTC)
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch):
+    """Half a minute may go by from the import of this module to its tests."""
+    monkeypatch.setitem(globals(), "NOW", datetime.now(UTC))
+
+
 LIST = "admin:continuum_run_changelist"
 HOSTILE = "<script>alert('x')</script>"
 
