@@ -11,7 +11,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.db.utils import DatabaseError, NotSupportedError
+from django.db.utils import DatabaseError, NotSupportedError, OperationalError
 
 from continuum import conf
 from continuum.core.registry import registry
@@ -112,6 +112,18 @@ def check_servers(databases: Sequence[str] | None = None, **kwargs: Any) -> list
 
 def _database(alias: str) -> list[CheckMessage]:
     try:
+        return _messages(_misfits(alias))
+    except OperationalError:
+        # A connection that broke on the way is no reason to refuse a start.
+        connections[alias].close()
+    try:
+        return _messages(_misfits(alias))
+    except DatabaseError as error:
+        return [Error(f"Cannot ask database {alias!r}: {str(error).strip()}", id="continuum.E006")]
+
+
+def _misfits(alias: str) -> list[Misfit]:
+    with connections[alias].wrap_database_errors:
         found = database_misfits(alias)
         listen = conf.settings.LISTEN_DATABASE
         if alias == conf.settings.DATABASE:
@@ -127,9 +139,7 @@ def _database(alias: str) -> list[CheckMessage]:
                     hint="Name an alias of the same database on the same server.",
                 )
             )
-    except DatabaseError as error:
-        return [Error(f"Cannot ask database {alias!r}: {str(error).strip()}", id="continuum.E006")]
-    return _messages(found)
+    return found
 
 
 def _partitions(alias: str) -> list[Misfit]:
