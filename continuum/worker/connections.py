@@ -192,7 +192,8 @@ class _Plan:
             return
         if not self._insists:
             connection.prepare_threshold = None
-        if self.alias not in _found_pooled:
+        # Not said before there is a log to say it in.
+        if self.alias not in _found_pooled and logger.isEnabledFor(logging.INFO):
             _found_pooled.add(self.alias)
             logger.info(
                 "database %r is behind a connection pooler: statements are not prepared, sessions not configured; "
