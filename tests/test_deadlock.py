@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -294,6 +295,38 @@ class TestWatchdog:
         assert guarded(watch, None, code)
         assert watch.verdict().stack == "here"
         assert not guarded(watch, None, lambda: None)
+
+    @pytest.mark.parametrize("hits", [True, False])
+    def test_nothing_of_it_is_left_in_the_interpreter(self, hits):
+        """Told by a call that is traced: in 3.11 it does not return while an exception is looked for."""
+        script = f"""
+import sys, threading
+from continuum.core.watching import guarded
+from continuum.worker.deadlocks import ThreadWatch
+
+watch = ThreadWatch(1.0)
+
+def loops():
+    def raise_it():
+        assert watch.interrupt(watch.serial, "")
+        raised.set()
+    raised = threading.Event()
+    thread = threading.Thread(target=raise_it)
+    if not {hits}:
+        assert not watch.raised
+        watch._hit, watch.raised = True, True  # as if it had been raised too late to hit
+        return
+    thread.start()
+    while True:
+        pass
+
+assert guarded(watch, None, loops)
+sys.settrace(lambda *event: None)
+(lambda: None)()
+print("went on")
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        assert done.stdout == "went on\n", done.stderr
 
     def test_without_a_watchdog_nothing_is_ever_interrupted(self):
         assert not guarded(Watch(), None, lambda: None)
