@@ -16,7 +16,9 @@ from continuum.core.history import Event, EventType
 from continuum.models import Run, Worker
 from continuum.worker.connections import connect
 from continuum.worker.journal import Journal
+from continuum.worker.leases import declare_dead
 from continuum.worker.live import RowUpdate
+from continuum.worker.recording import _held_rows, statement
 from tests.app import workflows as flows
 from tests.desks import TIME_US, desks, quiet
 from tests.test_cluster import assert_sound, start_worker  # noqa: F401
@@ -473,3 +475,36 @@ class TestTheJournal:
 class _Id:
     def __init__(self, id_):
         self.id = id_
+
+
+@pytest.mark.parametrize("careful", [False, True])
+def test_a_worker_that_is_stopped_in_the_middle_of_a_commit_is_found_dead(settings, careful):
+    """Its transaction holds its own row, and it says nothing more."""
+    settings.CONTINUUM = {"LEASE_TTL": 1.5}
+
+    async def scenario():
+        async with desks(2) as (stopped, survivor):
+            live = await stopped.own()
+            connection = await connect("default", application_name="stopped")
+            try:
+                await connection.execute("BEGIN")
+                if careful:
+                    assert await _held_rows(connection, stopped.worker_id, [quiet(live)]) == set()
+                else:
+                    await connection.execute(*statement(stopped.worker_id, [quiet(live)]))
+                await survivor.connection.execute(
+                    "UPDATE continuum_workers SET expires_at = clock_timestamp() - interval '1 s' WHERE id = %s",
+                    [stopped.worker_id],
+                )
+                assert await declare_dead(survivor.connection, survivor.worker_id) == []
+
+                async def found():
+                    return await declare_dead(survivor.connection, survivor.worker_id) == [stopped.worker_id]
+
+                await eventually_async(found)
+                with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+                    await connection.execute("COMMIT")
+            finally:
+                await connection.close()
+
+    asyncio.run(scenario())

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import psycopg
 
+from continuum.conf import settings as continuum_settings
 from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.connections import transaction
 from continuum.worker.event_rows import COPY_EVENTS, event_rows
@@ -82,6 +83,7 @@ async def _held_rows(connection: Connection, worker_id: int, batch: list[Entry])
         load("journal_locked"),
         {
             "worker": worker_id,
+            "open_for": _open_for(),
             "run_ids": plain_array([live.hex for live in asked]),
             "tokens": plain_array([live.token for live in asked]),
         },
@@ -162,6 +164,7 @@ def statement(
     parameters: dict[str, Any] = {
         "worker": worker_id,
         "patience": patience,
+        "open_for": _open_for(),
         "run_ids": plain_array([entry.live.hex for entry in batch]),
         "tokens": plain_array([entry.live.token for entry in batch]),
     }
@@ -187,6 +190,14 @@ def statement(
     else:
         without.add("updated")
     return load("journal", frozenset(without)), parameters
+
+
+def _open_for() -> str:
+    """For how long a transaction may stay open while we say nothing.
+
+    That is over before our lease is, which is renewed when two thirds of it are left.
+    """
+    return f"{continuum_settings.LEASE_TTL / 3 * 1000:.0f}ms"
 
 
 def _rows(changed: list[tuple[LiveRun, RowUpdate]]) -> dict[str, Any]:

@@ -8,7 +8,8 @@
 -- sends the rest again. That is rare, and spares the common case a join of every record with what is held.
 --
 -- "lease" also sets for how long the transaction waits for a lock: the row of a run may be held by anybody's transaction, for
--- as long as that is open, and the others must not wait for it. See held_back.py.
+-- as long as that is open, and the others must not wait for it. See held_back.py. And how long it may stay open while we say
+-- nothing: a process that is stopped in the middle of it must not keep its own row locked, and so be taken for alive.
 --
 -- "coalesce" keeps the planner from looking for a run among all those of its owner: that index would serve any condition
 -- that a run without an owner cannot meet.
@@ -18,6 +19,7 @@ WITH batch AS MATERIALIZED (
 ), lease AS MATERIALIZED (
     SELECT w.id FROM continuum_workers w
     WHERE w.id = %(worker)s AND w.state <> 'dead' AND set_config('lock_timeout', %(patience)s, true) IS NOT NULL
+      AND set_config('idle_in_transaction_session_timeout', %(open_for)s, true) IS NOT NULL
     FOR KEY SHARE
 ), lost AS MATERIALIZED (
     SELECT b.run_id

@@ -6,7 +6,9 @@
 WITH asked AS MATERIALIZED (
     SELECT a.run_id, a.token FROM unnest(%(run_ids)s::uuid[], %(tokens)s::bigint[]) AS a (run_id, token)
 ), lease AS MATERIALIZED (
-    SELECT w.id FROM continuum_workers w WHERE w.id = %(worker)s FOR KEY SHARE SKIP LOCKED
+    SELECT w.id FROM continuum_workers w
+    WHERE w.id = %(worker)s AND set_config('idle_in_transaction_session_timeout', %(open_for)s, true) IS NOT NULL
+    FOR KEY SHARE SKIP LOCKED
 ), free AS MATERIALIZED (
     SELECT r.id
     FROM asked a JOIN continuum_runs r ON r.id = a.run_id
