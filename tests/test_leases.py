@@ -10,10 +10,12 @@ import psycopg
 import pytest
 from django.db import connection as django_connection
 
+from continuum.worker import session
 from continuum.worker.connections import connect
 from continuum.worker.leases import LOCK_CLASS, RELEASE_BATCH, Lease, declare_dead, release_stranded
 from continuum.worker.sql import load
 from tests.waiting_for import eventually_async
+from tests.workers import worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -587,3 +589,18 @@ def test_finding_abandoned_owners_walks_the_index_of_owners():
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert plan.count("continuum_runs_owner_idx") == 2, plan
     assert "Seq Scan on continuum_runs" not in plan
+
+
+def test_what_a_worker_has_to_tell_of_its_code_is_told_before_its_lease_runs(monkeypatch):
+    """However long that takes on a busy machine, the worker does not lose its lease before it has begun."""
+    told = session.register_versions
+
+    async def slow(connection, workflows):
+        known = await rows(connection, "SELECT id FROM continuum_workers")
+        seen.append(known)
+        await told(connection, workflows)
+
+    seen = []
+    monkeypatch.setattr(session, "register_versions", slow)
+    with worker():
+        assert seen == [[]]

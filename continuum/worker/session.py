@@ -88,12 +88,12 @@ class Session:
         self.engine.watch = watchdog.watch
         self.engine.new_execution = new_execution
         coroutines = {
-            "journal": self.journal.run(),
-            "hints": self.hints.run(),
-            "listener": self.listener.run(),
             "lease": self.lease.renew_forever(
                 partial(self._connect, "lease"), self._on_lost, on_renewed=self._on_renewed
             ),
+            "journal": self.journal.run(),
+            "hints": self.hints.run(),
+            "listener": self.listener.run(),
             "summaries": self.engine.summaries.run(),
             "maintenance": self.maintenance.run(),
             "heartbeats": self.heartbeats.run(),
@@ -129,6 +129,8 @@ class Session:
         self.lease = Lease(continuum_settings.LEASE_TTL)
         connection = await self._connect("start")
         try:
+            # Before the lease, which runs from when it is registered: reading what the versions say takes a while.
+            await register_versions(connection, self.workflows)
             self.worker_id = await self.lease.register(
                 connection,
                 name=self.node.name,
@@ -136,7 +138,6 @@ class Session:
                 info={"concurrency": self.options.concurrency, "threads": self.options.threads},
                 workflows=as_loaded(self.workflows),
             )
-            await register_versions(connection, self.workflows)
         finally:
             await connection.close()
 

@@ -39,6 +39,7 @@ async def register_versions(connection: psycopg.AsyncConnection[Any], workflows:
     await connection.execute(load("versions_register"), parameters, prepare=False)
 
 
+@cache
 def _location(definition: WorkflowDefinition) -> str:
     try:
         file = inspect.getsourcefile(definition.fn) or "?"

@@ -212,7 +212,9 @@ def describe_stuck() -> str:
     ):
         lines.append(f"stuck: {run}")
         for what, sql in {
-            "owner": "SELECT w.* FROM continuum_workers w JOIN continuum_runs r ON r.owner_id = w.id WHERE r.id = %s",
+            "owner": "SELECT w.id, w.pid, w.state, w.session_lock, w.started_at, w.heartbeat_at, w.expires_at, "
+            "w.suspect_id, w.trial_token "
+            "FROM continuum_workers w JOIN continuum_runs r ON r.owner_id = w.id WHERE r.id = %s",
             "unread": "SELECT id, kind, name, command_id, payload::text FROM continuum_inbox "
             "WHERE run_id = %s AND consumed_at IS NULL",
             "task": "SELECT command_id, activity, queue, state, attempt, owner_id, due_at, heartbeat_at "
