@@ -12,6 +12,7 @@ from continuum.core.asks import MAX_DEPTH
 from continuum.exceptions import RunCancelledError, RunFailedError
 from continuum.ids import uuid7_time_us
 from continuum.models import InboxMessage, Run
+from continuum.worker.journal import Journal
 from tests.app import family_workflows as flows
 from tests.app.models import Effect
 from tests.test_cluster import assert_sound, start_worker  # noqa: F401
@@ -54,6 +55,22 @@ class TestJoining:
         run_until_idle()
         assert continuum.result(run, timeout=0) == 0
         assert types_of(run) == ["child_completed", "run_completed"]
+
+    def test_a_worker_is_busy_until_the_end_of_a_quiet_run_is_durable(self, monkeypatch):
+        """Who was told of it goes on: a burst that stops meanwhile would leave that to others."""
+        busy = []
+        execute = Journal._execute
+
+        async def noting(journal, connection, batch):
+            if any(entry.update is not None and entry.update.completed_us for entry in batch):
+                busy.append(journal._on_refused.__self__.busy)
+            return await execute(journal, connection, batch)
+
+        monkeypatch.setattr(Journal, "_execute", noting)
+        run = continuum.start(flows.fans_out, 1)
+        run_until_idle()
+        assert state_of(run) == "completed"
+        assert busy == [True, True]
 
     def test_a_thousand_children_are_joined(self):
         run = continuum.start(flows.fans_out, 1000)

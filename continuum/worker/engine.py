@@ -206,8 +206,7 @@ class Engine:
         self.advance(live)
 
     def _on_deadline(self, live: LiveRun, due_us: int) -> None:
-        if not live.gone:
-            self.post(self._expire, live)
+        self.post(self._expire, live)
 
     def _expire(self, live: LiveRun) -> None:
         live.execution.cancel_requested(setbacks.TIME_IS_OVER, self._clock.now_us())
@@ -307,6 +306,7 @@ class Engine:
         sending.send_end(entry, outcome)
         if live.beats:
             self.attempts.forget_beats(live, list(live.beats))
+        self.set_active(live, True)  # a run that was quiet as well: who hears of its end goes on
         self._leave(live)
 
     def _leave(self, live: LiveRun) -> None:
@@ -383,8 +383,8 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether anything is being done, or is about to be tried again."""
-        under_way = self.active or self.attempts.waiting or self._pump.work or self.suspects.trying
-        return bool(under_way or self.journal.held_back)
+        waiting = self.attempts.waiting or self.suspects.trying or self.journal.held_back
+        return bool(self.active or waiting or self._pump.work)
 
     async def idle(self) -> None:
         """Wait until no run makes progress."""
