@@ -10,6 +10,7 @@ from continuum.worker import recording
 from continuum.worker.event_rows import COPY_EVENTS, event_rows
 from continuum.worker.live import Entry, RowUpdate
 from tests.desks import TIME_US, desks, event, rows
+from tests.waiting_for import eventually_async
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -176,5 +177,40 @@ def test_a_connection_that_breaks_around_the_copy_leaves_all_or_nothing(monkeypa
             assert broken
             assert desk.journal._connection is not broken[0]
             assert [row[0] for row in await recorded(desk)] == sorted(live.id for live in lives)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("runs", [1, 3, MANY])
+def test_a_process_that_was_stopped_for_long_in_the_middle_of_a_commit_writes_it_again(monkeypatch, settings, runs):
+    """The server has ended its transaction, and says so when it goes on: nothing is wrong with the records."""
+    settings.CONTINUUM = {"LEASE_TTL": 1.0}
+
+    async def scenario():
+        async with desks() as desk:
+            lives = [await desk.own() for _ in range(runs)]
+            entries = entries_of(lives, RowUpdate("suspended", True))
+            entries[0].send()
+            stopped = []
+            write = recording.write_outbox
+
+            async def stop(connection, batch):
+                if not stopped:
+                    stopped.append(connection.info.backend_pid)
+
+                    async def ended():
+                        found = await rows(
+                            desk.connection, "SELECT FROM pg_stat_activity WHERE pid = %s", connection.info.backend_pid
+                        )
+                        return not found
+
+                    await eventually_async(ended)
+                return await write(connection, batch)
+
+            monkeypatch.setattr(recording, "write_outbox", stop)
+            await desk.journal._commit(entries)
+            assert stopped
+            assert desk.refused == []
+            assert {row[0] for row in await recorded(desk)} == {live.id for live in lives}
 
     asyncio.run(scenario())

@@ -294,7 +294,7 @@ class Journal:
             except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
                 logger.info("a commit is tried again: %s", _line(error))
                 await asyncio.sleep(backoff.next())
-            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+            except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, OSError) as error:
                 if not _is_connection_trouble(error, self._connection):
                     raise
                 logger.warning("the journal's connection broke, trying again: %s", _line(error))
@@ -338,6 +338,8 @@ def _is_connection_trouble(error: BaseException, connection: psycopg.AsyncConnec
     """Tell a broken connection or a server that is not ready from a statement the server refused."""
     if connection is None or connection.closed or isinstance(error, OSError):
         return True
+    if isinstance(error, psycopg.InternalError):
+        return False  # but for a transaction that was open for too long, which has ended its connection
     sqlstate = getattr(error, "sqlstate", None)
     # 08 connection exception, 53 insufficient resources, 57P administrator's shutdown, 25006 read-only standby
     return sqlstate is None or sqlstate[:2] in ("08", "53") or sqlstate[:3] == "57P" or sqlstate == "25006"

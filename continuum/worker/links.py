@@ -18,7 +18,12 @@ logger = logging.getLogger("continuum.worker")
 T = TypeVar("T")
 
 # The last: what a connection led to was the primary, or will be; another one may lead there.
-_TROUBLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+_TROUBLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
 
 
 class Link:
