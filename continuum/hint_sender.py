@@ -12,7 +12,6 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from typing import Any
 
 import psycopg
@@ -31,12 +30,13 @@ logger = logging.getLogger("continuum.hints")
 Channels = dict[str, dict[str, None] | None]
 
 IDLE_SECONDS = 30.0
-# The pause between two rounds bounds what hints cost the server and the workers. It is the long one while the last
-# BUSY_HINTS were asked for within BUSY_SECONDS: one on its own, even every hundredth of a second, does not meet it.
+# The pause between two rounds bounds what hints cost the server and the workers. While a round comes soon after the one
+# before, it doubles from FIRST_PAUSE_SECONDS to LONGEST_PAUSE_SECONDS: a process with less than some sixty hints a
+# second does not meet it.
 PAUSE_SECONDS = 0.001
-LONG_PAUSE_SECONDS = 0.032
-BUSY_HINTS = 8
-BUSY_SECONDS = 0.08
+SOON_SECONDS = 0.016
+FIRST_PAUSE_SECONDS = 0.008
+LONGEST_PAUSE_SECONDS = 0.064
 # What surely fits into what the network takes without waiting, once the last round is answered.
 MOST_POSTED_BYTES = 4096
 # When to look again for an answer that keeps others waiting.
@@ -81,13 +81,20 @@ class Pace:
     """How long to leave between two rounds of hints."""
 
     def __init__(self) -> None:
-        self._asked: deque[float] = deque(maxlen=BUSY_HINTS)
+        self.pause = PAUSE_SECONDS
+        self._sent_at = -math.inf
 
-    def asked(self, now: float) -> float:
-        """A hint is asked for at this moment of the monotonic clock; return the pause, in seconds."""
-        self._asked.append(now)
-        busy = len(self._asked) == BUSY_HINTS and now - self._asked[0] < BUSY_SECONDS
-        return LONG_PAUSE_SECONDS if busy else PAUSE_SECONDS
+    def sent(self, now: float) -> float:
+        """A round goes out at this moment of the monotonic clock; return the pause after it, in seconds.
+
+        It grows as long as rounds follow upon each other, and one that is late in coming ends the burst.
+        """
+        gap, self._sent_at = now - self._sent_at, now
+        if gap < max(SOON_SECONDS, 2 * self.pause):
+            self.pause = min(max(2 * self.pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+        else:
+            self.pause = PAUSE_SECONDS
+        return self.pause
 
 
 class Sender:
@@ -111,7 +118,6 @@ class Sender:
         self._looks_at = math.inf  # when the thread looks what there is to do
         self._sent_at = self._used_at = -math.inf
         self._due = -math.inf  # when the next round may go out
-        self._pause = PAUSE_SECONDS
         self._pace = Pace()
         self._failing = False
         self._backoff = Backoff(base=0.5, cap=30.0)
@@ -128,8 +134,6 @@ class Sender:
             for channel, ids in channels.items():
                 merge(self._pending, channel, ids)
             self._used_at = now
-            self._pause = self._pace.asked(now)
-            self._due = self._sent_at + self._pause
             if self._running:
                 self._advance(now)
                 return
@@ -188,7 +192,7 @@ class Sender:
                 self._post(command, now)
         if self._pending:
             self._look(now + RETRY_SECONDS if due and self._unanswered else self._due)
-        elif now < self._due and self._pause > PAUSE_SECONDS:
+        elif now < self._due and self._pace.pause > PAUSE_SECONDS:
             self._look(self._due)  # in a burst there will be something by then
         elif self._unanswered:
             self._look(now + (ANSWER_SECONDS if idle_seconds() else RETRY_SECONDS))
@@ -201,7 +205,10 @@ class Sender:
             self._disconnect()  # idle for too long, or the server was restarted: the thread makes a new one
             return
         self._unanswered, self._pending = self._pending, {}
-        self._sent_at, self._due = now, now + self._pause
+        self._went_out(now)
+
+    def _went_out(self, now: float) -> None:
+        self._sent_at, self._due = now, now + self._pace.sent(now)
 
     def _receive(self) -> bool:
         """Take the answer to what was posted; return whether none is missing."""
@@ -254,7 +261,7 @@ class Sender:
             with self._changed:
                 self._working = False
                 self._connection = connection
-                self._sent_at = time.monotonic()
+                self._went_out(time.monotonic())
                 if error is not None:
                     self._failed(error)
                 elif connection is not None:

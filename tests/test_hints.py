@@ -252,18 +252,18 @@ def test_hints_that_come_while_one_is_under_way_go_together_in_the_next(ears, co
     assert heard_by_now(ears) == [(READY, ""), (WORKER, ",".join(run_id.hex for run_id in run_ids))]
 
 
-def test_a_burst_shares_rounds_and_a_hint_on_its_own_goes_at_once():
-    def pause_at(a_second, count=20, pace=None, began=0.0):
-        """The pause after so many hints a second, evenly spaced."""
-        pace = pace or hint_sender.Pace()
-        return [pace.asked(began + number / a_second) for number in range(count)][-1]
-
-    assert pause_at(200) == hint_sender.LONG_PAUSE_SECONDS
-    assert pause_at(200, count=hint_sender.BUSY_HINTS - 1) == hint_sender.PAUSE_SECONDS
-    assert pause_at(80) == hint_sender.PAUSE_SECONDS
-    after_a_burst = hint_sender.Pace()
-    pause_at(200, pace=after_a_burst)
-    assert pause_at(80, pace=after_a_burst, began=2.0, count=1) == hint_sender.PAUSE_SECONDS
+def test_the_pause_grows_while_a_burst_lasts_and_a_hint_on_its_own_goes_at_once():
+    pace = hint_sender.Pace()
+    assert pace.sent(0.0) == hint_sender.PAUSE_SECONDS
+    now, pauses = 0.005, []
+    for _ in range(6):
+        pauses.append(pace.sent(now))
+        now += pauses[-1] + 0.004
+    assert pauses == [0.008, 0.016, 0.032, 0.064, 0.064, 0.064]
+    assert pace.sent(now + hint_sender.LONGEST_PAUSE_SECONDS) == hint_sender.PAUSE_SECONDS
+    # Sixty a second, one by one.
+    pace = hint_sender.Pace()
+    assert {pace.sent(number / 60) for number in range(100)} == {hint_sender.PAUSE_SECONDS}
 
 
 def test_who_asks_sends_and_wakes_no_thread_for_it(ears, connected, monkeypatch):
@@ -295,7 +295,8 @@ def test_the_last_hint_of_a_burst_needs_nobody_else_to_ask(ears, connected, comm
 
 
 def test_a_burst_is_sent_when_somebody_waits_for_what_comes_of_it(ears, connected, monkeypatch):
-    monkeypatch.setattr(hint_sender, "LONG_PAUSE_SECONDS", 600.0)
+    monkeypatch.setattr(hint_sender, "FIRST_PAUSE_SECONDS", 600.0)
+    monkeypatch.setattr(hint_sender, "LONGEST_PAUSE_SECONDS", 600.0)
     run_ids = many_ids(30)
     send_runs(run_ids)
     run = continuum.start(flow, 1)
@@ -306,7 +307,8 @@ def test_a_burst_is_sent_when_somebody_waits_for_what_comes_of_it(ears, connecte
 
 
 def test_a_burst_is_not_held_back_by_a_flush(ears, connected, monkeypatch):
-    monkeypatch.setattr(hint_sender, "LONG_PAUSE_SECONDS", 600.0)
+    monkeypatch.setattr(hint_sender, "FIRST_PAUSE_SECONDS", 600.0)
+    monkeypatch.setattr(hint_sender, "LONGEST_PAUSE_SECONDS", 600.0)
     run_ids = many_ids(30)
     send_runs(run_ids)
     assert hints.flush(10)
