@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 from itertools import pairwise
 
+import psycopg
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
@@ -13,6 +14,7 @@ from django.utils import timezone
 import continuum
 from continuum.exceptions import RunCancelledError, RunNotActiveError
 from continuum.models import ActivityTask, InboxMessage, Run
+from continuum.worker import claims, forwarding
 from tests.app import family_workflows as family, workflows as flows
 from tests.app.models import Effect
 from tests.concurrency import Background
@@ -106,6 +108,59 @@ class TestLateMail:
             continuum.signal(run, "item", "late")
             assert continuum.result(run, timeout=10) == ["early", "late"]
         assert unread() == 0
+
+    @pytest.mark.usefixtures("quick_poll")
+    def test_that_another_worker_forwards_during_a_read_is_not_overtaken(self, database_url, monkeypatch):
+        real, first = claims.unread_of_worker, []
+
+        async def crossed(*args):
+            """Two messages arrive before the read, and the first one reaches the tip as soon as that is over."""
+            if tip is None or tip.pk not in running.node.engine.live or first:
+                return await real(*args)
+            first.append(run.pk)
+            async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as other:
+                put = "INSERT INTO continuum_inbox (run_id, kind, name, payload) VALUES (%s, 'signal', 'item', %s)"
+                await other.execute(put, [run.pk, '"early"'])
+                await other.execute(put, [tip.pk, '"late"'])
+                messages = await real(*args)
+                await forwarding.forward(other, [run.pk])
+            return messages
+
+        tip = None
+        run = continuum.start(family.hands_over)
+        monkeypatch.setattr(claims, "unread_of_worker", crossed)
+        with worker() as running:
+            continuum.signal(run, "on")
+            tip = eventually(lambda: Run.objects.filter(continued_from_run_id=run.pk).first())
+            self.put(tip, name="something")  # has the poll read
+            assert continuum.result(run, timeout=10) == ["early", "late"]
+        assert unread() == 0
+
+    @pytest.mark.usefixtures("quick_poll")
+    def test_that_cannot_be_forwarded_yet_is_not_overtaken(self, monkeypatch):
+        real, reads = claims.unread_of_worker, []
+
+        async def watched(*args):
+            messages = await real(*args)
+            reads.append([json.loads(message.payload) for message in messages])
+            return messages
+
+        monkeypatch.setattr(claims, "unread_of_worker", watched)
+        run = continuum.start(family.hands_over)
+        with worker():
+            continuum.signal(run, "on")
+            tip = eventually(lambda: Run.objects.filter(continued_from_run_id=run.pk, state="suspended").first())
+            with transaction.atomic():
+                self.put(run, name="item", payload='"early"')
+                early = InboxMessage.objects.get(run_id=run.pk)
+            with transaction.atomic():
+                # As another worker that is forwarding it, and whose commit is long in coming.
+                InboxMessage.objects.select_for_update().get(pk=early.pk)
+                for word in ("late", "later"):
+                    Background(continuum.signal, tip, "item", word).result()
+                eventually(lambda: reads.count(["early", "late", "later"]) > 2)
+                assert state_of(tip) == "suspended"
+            assert continuum.result(run, timeout=10) == ["early", "late"]
 
     def test_of_a_caller_who_cancels_while_the_run_goes_on_as_another(self):
         run = continuum.start(family.hands_over)

@@ -56,8 +56,8 @@ class TestMessages:
                 await journal_may_go_on.wait()
             return await write(self, batch)
 
-        async def slow(connection, worker_id, limit):
-            messages = await read(connection, worker_id, limit)
+        async def slow(*args):
+            messages = await read(*args)
             if messages and not stale and engine().live[run.id].unacknowledged:
                 # Taken up already, but the commit that removes it comes only between this read and its answer.
                 stale.extend(messages)

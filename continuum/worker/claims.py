@@ -166,9 +166,12 @@ async def unread_of_runs(connection: psycopg.AsyncConnection[Any], run_ids: Iter
     return [Message(*row) for row in await cursor.fetchall()]
 
 
-async def unread_of_worker(connection: psycopg.AsyncConnection[Any], worker_id: int, limit: int) -> list[Message]:
-    """Return the unread messages of all runs a worker owns, oldest first, at most ``limit``."""
-    cursor = await connection.execute(load("inbox_of_worker"), {"worker": worker_id, "limit": limit}, prepare=True)
+async def unread_of_worker(
+    connection: psycopg.AsyncConnection[Any], worker_id: int, before: Iterable[UUID], limit: int
+) -> list[Message]:
+    """Return the unread messages of all runs a worker owns and of some ``before`` these, oldest first."""
+    parameters = {"worker": worker_id, "before": plain_array([run_id.hex for run_id in before]), "limit": limit}
+    cursor = await connection.execute(load("inbox_of_worker"), parameters, prepare=True)
     return [Message(*row) for row in await cursor.fetchall()]
 
 

@@ -63,6 +63,10 @@ class Chains:
         young = self._before if run_ids is None else self._before.keys() & set(run_ids)
         return {before for run_id in young for before in self._before[run_id]}
 
+    def after(self, run_ids: set[UUID]) -> set[UUID]:
+        """Return the runs whose mail goes after that of these."""
+        return {run_id for run_id, before in self._before.items() if not before.isdisjoint(run_ids)}
+
     def forget(self) -> None:
         """Forget what is too long ago to matter; to be called now and then."""
         until = time.monotonic() - YOUNG

@@ -35,11 +35,11 @@ STRANGERS_EVERY = 5.0
 MOST_CLAIMED = 200
 # Messages fetched by one poll; what is left comes with the next.
 MOST_POLLED = 5_000
-# The share of the time that may go into looking for runs with mail: beyond it hints have to wait.
-# Likewise for looking for mail that lies in the inboxes of continued runs.
+# The share of the time for looking for runs with mail, and for mail of continued runs: beyond it hints have to wait.
 MAIL_SHARE = 0.05
 # But not for longer than this: the look may have been slow because the machine was, for a moment.
 LONGEST_PAUSE = 5.0
+MOST_READS = 3  # of the same inboxes, while some of their mail lies in those of the runs before
 # What was under way to a run when it was continued has arrived after so long, mostly; the poll finds the rest.
 STRAYS_DELAY = 0.05
 
@@ -83,6 +83,7 @@ class Intake:
         self._on_forwarded = on_forwarded
         self._chains = Chains()
         self._strays_budget = Budget(MAIL_SHARE, LONGEST_PAUSE)
+        self._held_up: set[UUID] = set()  # runs whose mail waits for what was sent before it
         self._strays_of: set[UUID] = set()  # runs in whose inboxes there may be mail for their successors
         self._claim_wanted = asyncio.Event()
         self._mail_wanted = True
@@ -182,7 +183,7 @@ class Intake:
         await self._looked.wait()
         await self._read_all.wait()
         # Asked for meanwhile: a child that has ended has a parent to tell, what was forwarded may be for anybody.
-        asked = self._news.is_set() or self._claim_wanted.is_set() or self._answering > 0
+        asked = self._news.is_set() or self._claim_wanted.is_set() or self._answering > 0 or bool(self._held_up)
         return not self._engine.busy and not asked
 
     # -- the connection -----------------------------------------------------------------------------------------
@@ -350,19 +351,25 @@ class Intake:
     async def _unread(self, run_ids: set[UUID] | None) -> list[Message]:
         """Return the unread messages of these runs, or of all that this worker has, in the order they were sent."""
         before = self._chains.before(run_ids)
-        for last in (False, True):
+        for _ in range(MOST_READS):
             self._engine.mail.reading()
             if run_ids is None:
-                messages = await self._ask(claims.unread_of_worker, self._worker_id, MOST_POLLED)
-                late = await self._ask(claims.unread_of_runs, before) if before and not last else []
+                messages = await self._ask(claims.unread_of_worker, self._worker_id, before, MOST_POLLED)
             else:
-                # At one moment: what is being forwarded stands in the one inbox or in the other.
                 messages = await self._ask(claims.unread_of_runs, run_ids | before)
-                late = [message for message in messages if message.run_id in before]
+            late = [message for message in messages if message.run_id in before]
             if not late:
-                break
+                return messages
             await self._forward({message.run_id for message in late})
-        return messages
+        # Somebody else is at it and not done yet: what was sent after it has to wait.
+        held_up = self._chains.after({message.run_id for message in late if message.kind != "child"})
+        self._held_up |= held_up
+        asyncio.get_running_loop().call_later(STRAYS_DELAY, self._read_held_up)
+        return [message for message in messages if message.run_id not in held_up]
+
+    def _read_held_up(self) -> None:
+        held_up, self._held_up = self._held_up, set()
+        self.on_runs(list(held_up))
 
     async def _find_strays(self) -> set[UUID]:
         # Its cost grows with all the mail that lies unread, and most of what it looks for has been found by then.
