@@ -87,14 +87,12 @@ SELECT
     CASE WHEN NOT ends THEN '0:' || seq END,
     CASE WHEN NOT ends THEN 'shop.activities.step_' || seq %% {steps} END,
     CASE WHEN ends THEN '{{}}' ELSE
-        '{{"args": [' || seq || '], "started": ' || started_us + took_us * seq / last || ', "result": ' || seq || '}}'
+        '{{"args": [' || seq || '], "took": ' || 1000 + seq || ', "result": ' || seq || '}}'
     END::json,
     run.started_at + took * seq / last
 FROM (
     SELECT *,
         coalesce(completed_at - started_at, interval '2 seconds') AS took,
-        (extract(epoch FROM coalesce(completed_at - started_at, interval '2 seconds')) * 1000000)::bigint AS took_us,
-        (extract(epoch FROM started_at) * 1000000)::bigint AS started_us,
         CASE WHEN completed_at IS NOT NULL THEN %(events)s ELSE (input -> 0 ->> 'steps')::integer END AS last
     FROM continuum_runs
 ) AS run

@@ -207,7 +207,7 @@ class _Row(NamedTuple):
     command_id: str | None
     name: str | None
     recorded_us: int
-    started_us: int | None
+    took_us: int | None
     attempt: int | None
     error: str | None
     child: str | None
@@ -236,7 +236,7 @@ def _note(lanes: dict[Any, _Lane], row: _Row, before: datetime) -> None:
     kind, outcome = _KINDS[row.type]
     start = row.at
     if kind == "activity":
-        start = min(_moment(row.started_us), row.at) if row.started_us is not None else row.at
+        start = min(_moment(row.recorded_us - (row.took_us or 0)), row.at)
     elif kind == "child":
         start = min(_begun(row.child, before), row.at)
     elif kind == "timer":

@@ -49,7 +49,7 @@ def only(drawn):
 
 class TestLanes:
     def test_an_activity_lasts_from_its_start_to_its_record(self, story):
-        lane = only(story((5, "activity_completed", "0:1", "charge", {"started": micros(2), "result": 1})))
+        lane = only(story((5, "activity_completed", "0:1", "charge", {"took": 3_000_000, "result": 1})))
         assert (lane.kind, lane.name, lane.command_id) == ("activity", "charge", "0:1")
         (span,) = lane.spans
         assert (span.start, span.end, span.outcome, span.attempt, span.seq) == (at(2), at(5), "completed", 1, 1)
@@ -58,9 +58,9 @@ class TestLanes:
         error = {"type": "OSError", "message": "no"}
         lane = only(
             story(
-                (2, "activity_retried", "0:1", "charge", {"started": micros(1), "attempt": 1, "error": error}),
-                (5, "activity_retried", "0:1", "charge", {"started": micros(4), "attempt": 2, "error": error}),
-                (9, "activity_failed", "0:1", "charge", {"started": micros(8), "attempt": 3, "error": error}),
+                (2, "activity_retried", "0:1", "charge", {"took": 1_000_000, "attempt": 1, "error": error}),
+                (5, "activity_retried", "0:1", "charge", {"took": 1_000_000, "attempt": 2, "error": error}),
+                (9, "activity_failed", "0:1", "charge", {"took": 1_000_000, "attempt": 3, "error": error}),
             )
         )
         assert [(s.attempt, s.outcome, s.error) for s in lane.spans] == [
@@ -72,7 +72,7 @@ class TestLanes:
     def test_an_activity_that_waits_for_its_next_attempt_goes_on_in_its_lane(self, story):
         lane = only(
             story(
-                (2, "activity_retried", "0:1", "charge", {"started": micros(1), "attempt": 1, "error": {"type": "E"}}),
+                (2, "activity_retried", "0:1", "charge", {"took": 1_000_000, "attempt": 1, "error": {"type": "E"}}),
                 waiting_on=[
                     {
                         "kind": "activity",

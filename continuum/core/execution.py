@@ -202,7 +202,8 @@ class Execution:
         more = f',"attempt":{command.attempt}' if command.attempt > 1 else ""
         if command.undoes is not None:
             more += f',"undoes":"{command.undoes}"'
-        data = f'{{"args":{fingerprint(command.args)},"started":{started_us}{more},"result":{result}}}'
+        took_us = max(ended_us, self.loop.time_us) - started_us
+        data = f'{{"args":{fingerprint(command.args)},"took":{took_us}{more},"result":{result}}}'
         if not self._note(EventType.ACTIVITY_COMPLETED, command, data, ended_us):
             return False
         # What apply() does with the same event in a replay, short of comparing the command with itself.
@@ -226,7 +227,8 @@ class Execution:
     ) -> bool:
         if command.answered:
             return False
-        fields = {"started": started_us, "attempt": command.attempt, "error": error, **more}
+        took_us = max(ended_us, self.loop.time_us) - started_us
+        fields = {"took": took_us, "attempt": command.attempt, "error": error, **more}
         data = f'{{"args":{fingerprint(command.args)},{json.dumps(fields)[1:]}'
         return self._record(type_, command, data, ended_us)
 

@@ -23,13 +23,15 @@ def redeliver(execution: Execution, event: Event) -> None:
     match event.type:
         case EventType.ACTIVITY_COMPLETED:
             taken = bool(command) and execution.activity_completed(
-                command, _text(data["result"]), data["started"], event.time_us
+                command, _text(data["result"]), event.time_us - data["took"], event.time_us
             )
         case EventType.ACTIVITY_FAILED:
-            taken = bool(command) and execution.activity_failed(command, data["error"], data["started"], event.time_us)
+            taken = bool(command) and execution.activity_failed(
+                command, data["error"], event.time_us - data["took"], event.time_us
+            )
         case EventType.ACTIVITY_RETRIED:
             taken = bool(command) and execution.activity_retried(
-                command, data["error"], data["started"], event.time_us, data["next_us"]
+                command, data["error"], event.time_us - data["took"], event.time_us, data["next_us"]
             )
         case EventType.CHILD_COMPLETED | EventType.CHILD_FAILED:
             told = {key: value for key, value in data.items() if key not in ("args", "undoes")}

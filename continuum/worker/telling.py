@@ -58,7 +58,7 @@ def _tell_activities(entry: Entry) -> None:
                 attempt=data.get("attempt", 1),
                 outcome=outcome,
                 error=(data.get("error") or {}).get("type", ""),
-                seconds=max(0, event.time_us - data["started"]) / 1e6,
+                seconds=max(0, data["took"]) / 1e6,
             )
 
 

@@ -1,7 +1,7 @@
 -- What a timeline draws of a run's history: when things began and ended, and how. No payload is read.
 SELECT
     e.seq, e.type, e.command_id, e.name, (extract(epoch FROM e.recorded_at) * 1000000)::bigint,
-    CASE WHEN e.type LIKE 'activity\_%%' THEN (e.data ->> 'started')::bigint END,
+    CASE WHEN e.type LIKE 'activity\_%%' THEN (e.data ->> 'took')::bigint END,
     CASE WHEN e.type LIKE 'activity\_%%' THEN coalesce((e.data ->> 'attempt')::integer, 1) END,
     CASE WHEN e.type IN ('activity_failed', 'activity_retried', 'child_failed', 'run_failed') THEN
         coalesce(e.data -> 'error' ->> 'type', e.data ->> 'type', e.data ->> 'state')
