@@ -4,18 +4,29 @@ Django has parameters merged into the text, so that the server parses and plans 
 of what these cost. They are prepared instead, from the third time on that a connection is asked, where nothing can come
 of it: outside transactions, so that a statement the session does not know (any more) can be repeated as text; and in
 sessions that belong to the connection, since behind a transaction pooler the next statement may meet another one.
+
+The values of a prepared statement go to libpq as they are: psycopg's cursor, which is made for statements of all kinds,
+takes half of what the client's share in such a statement costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime, tzinfo
+from functools import cache
 from typing import Any
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import psycopg
 from django.db import DatabaseError, connections
 from django.db.backends.utils import CursorDebugWrapper, CursorWrapper
-from psycopg.pq import TransactionStatus
+from psycopg import generators
+from psycopg.adapt import Transformer
+from psycopg.postgres import types
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 
 from continuum.worker.connections import is_pooled
 from continuum.worker.sql import load
@@ -46,9 +57,10 @@ def first_row(alias: str, name: str, parameters: Mapping[str, Any]) -> tuple[Any
     connection = connections[alias]
     with connection.cursor() as cursor:
         # What others have put in Django's place, to watch or to count, is left alone.
-        session = _session(connection) if type(cursor) in (CursorWrapper, CursorDebugWrapper) else None
+        with connection.wrap_database_errors:
+            session = _session(connection) if type(cursor) in (CursorWrapper, CursorDebugWrapper) else None
         if session is not None:
-            plain, cursor.cursor = cursor.cursor, _PreparingCursor(session)
+            plain, cursor.cursor = cursor.cursor, _PreparedCursor(cursor.cursor, connection.timezone)
             try:
                 cursor.execute(load(name), parameters)
                 return cursor.fetchone()
@@ -61,19 +73,125 @@ def first_row(alias: str, name: str, parameters: Mapping[str, Any]) -> tuple[Any
         return cursor.fetchone()
 
 
-class _PreparingCursor(psycopg.Cursor[Any]):
-    """Prepares statements that come again, whatever the connection does with those of others."""
+class _PreparedCursor:
+    """Stands in for psycopg's cursor inside Django's: carries out a statement that is prepared when it comes again.
 
-    def execute(self, *args: Any, **options: Any) -> _PreparingCursor:
-        threshold = self.connection.prepare_threshold
-        if threshold is None:
-            self.connection.prepare_threshold = PREPARE_THRESHOLD
+    Args:
+        plain: the cursor it stands in for.
+        zone: the time zone that moments are given in, or None for Django's naive ones.
+    """
+
+    def __init__(self, plain: psycopg.Cursor[Any], zone: tzinfo | None) -> None:
+        self._plain = plain
+        self._zone = zone
+        self._session = plain.connection
+        self._result: PGresult | None = None
+
+    def execute(self, text: str, parameters: Mapping[str, Any]) -> None:
+        session = self._session
+        known = _known.setdefault(session, {})
+        name, uses = known.get(text, ("", 0))
+        if uses < PREPARE_THRESHOLD or (values := _as_text(text, parameters)) is None:
+            known[text] = name, uses + 1
+            self._plain.execute(text, parameters)
+            return
+        pgconn = session.pgconn
+        with session.lock:
+            if not name:
+                name = f"continuum_{sum(1 for other, _ in known.values() if other)}"
+                pgconn.send_prepare(name.encode(), _numbered(text)[0])
+                _checked(session.wait(generators.execute(pgconn)))
+                known[text] = name, uses
+            pgconn.send_query_prepared(name.encode(), values)
+            self._result = _checked(session.wait(generators.execute(pgconn)))
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        if self._result is None:
+            return self._plain.fetchone()
+        result = self._result
+        if not result.ntuples:
+            return None
         try:
-            return super().execute(*args, **options)
-        finally:
-            self.connection.prepare_threshold = threshold
+            return tuple([self._value(result, place) for place in range(result.nfields)])
+        except (LookupError, ValueError):  # of another type, or in another style: psycopg knows them all
+            rows = Transformer(self._plain)
+            rows.set_pgresult(result)
+            return rows.load_row(0, tuple)
+
+    def _value(self, result: PGresult, place: int) -> Any:
+        value = result.get_value(0, place)
+        if value is None:
+            return None
+        type_, text = result.ftype(place), value.decode()
+        if type_ != _TIMESTAMPTZ:
+            return _READERS[type_](text)
+        if self._zone is None:
+            raise ValueError("naive moments are psycopg's and Django's affair")
+        return datetime.fromisoformat(text).astimezone(self._zone)
+
+    def close(self) -> None:
+        self._plain.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
 
 
+@cache
+def _numbered(text: str) -> tuple[bytes, tuple[str, ...]]:
+    """Return a statement with its parameters numbered, and their names in that order."""
+    names: dict[str, int] = {}
+
+    def number(found: re.Match[str]) -> str:
+        return "%" if found[0] == "%%" else f"${names.setdefault(found[1], len(names) + 1)}"
+
+    return re.sub(r"%\((\w+)\)s|%%", number, text).encode(), tuple(names)
+
+
+def _as_text(text: str, parameters: Mapping[str, Any]) -> list[bytes | None] | None:
+    """Return the values of a statement's parameters as PostgreSQL reads them; None if psycopg is to see to them."""
+    values: list[bytes | None] = []
+    for name in _numbered(text)[1]:
+        value = parameters[name]
+        if value is None:
+            values.append(None)
+            continue
+        if type(value) is not str:
+            if type(value) is not int and type(value) is not datetime:
+                return None
+            value = str(value)
+        if "\0" in value:
+            return None
+        values.append(value.encode())
+    return values
+
+
+def _checked(results: list[PGresult]) -> PGresult:
+    """Return the result of a statement.
+
+    Raises:
+        psycopg.Error: it failed.
+    """
+    result = results[-1]
+    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+        raise psycopg.errors.error_from_result(result)
+    return result
+
+
+def _read_boolean(text: str) -> bool:
+    return text == "t"
+
+
+_TIMESTAMPTZ = types["timestamptz"].oid
+_READERS: dict[int, Callable[[str], Any]] = {
+    types["text"].oid: str,
+    types["uuid"].oid: UUID,
+    types["bool"].oid: _read_boolean,
+    types["int4"].oid: int,
+    types["int8"].oid: int,
+}
+
+# Statements by their text: the name under which one is prepared in a session, if it is, and how often it was asked for.
+_known: WeakKeyDictionary[psycopg.Connection[Any], dict[str, tuple[str, int]]] = WeakKeyDictionary()
 # Whether statements may be prepared in a session; None after it was asked for the first time.
 _willing: WeakKeyDictionary[psycopg.Connection[Any], bool | None] = WeakKeyDictionary()
 
@@ -83,7 +201,8 @@ def _session(connection: Any) -> psycopg.Connection[Any] | None:
     session = connection.connection
     if not isinstance(session, psycopg.Connection) or not session.autocommit:
         return None
-    if session.pgconn.transaction_status != TransactionStatus.IDLE:  # begun by hand
+    pgconn = session.pgconn
+    if pgconn.transaction_status != TransactionStatus.IDLE or pgconn.pipeline_status:  # begun by hand
         return None
     willing = _willing.get(session, _UNSEEN)
     if willing is _UNSEEN:
@@ -98,7 +217,7 @@ def _may_prepare(connection: Any, session: psycopg.Connection[Any]) -> bool:
     options = connection.settings_dict["OPTIONS"]
     if "prepare_threshold" in options:
         return options["prepare_threshold"] is not None
-    return not is_pooled(connection.alias) and _is_own(session)
+    return not is_pooled(connection.alias) and session.info.encoding == "utf-8" and _is_own(session)
 
 
 _UNSEEN = object()

@@ -1,13 +1,19 @@
 """Statements of application code are prepared, and nobody can tell but by the time they take."""
 
+import signal
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+
+import psycopg
 import pytest
-from django.db import DataError, connection, transaction
+from django.db import DataError, OperationalError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from django.test.utils import CaptureQueriesContext
 
 import continuum
 from continuum import statements
 from continuum.models import InboxMessage, Run
+from tests.conftest import url_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -212,3 +218,92 @@ def test_errors_are_djangos_before_and_after(statement):
         with pytest.raises(DataError):
             statement("SELECT 1 / %(number)s::int", number="0")
     assert statement("SELECT 1 / %(number)s::int", number="1") == (1,)
+
+
+@pytest.mark.parametrize("uses", range(4))
+def test_a_connection_that_was_cut_is_djangos_error_whatever_was_to_be_asked_first(uses):
+    for number in range(uses):
+        continuum.start(flow, number)
+    if not uses:
+        connection.ensure_connection()
+    with psycopg.connect(url_of(connection.settings_dict), autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 10000)", [connection.connection.info.backend_pid])
+    with pytest.raises(OperationalError):
+        continuum.start(flow, "lost")
+    connection.close()
+    continuum.start(flow, "kept")
+    assert Run.objects.count() == uses + 1
+
+
+class TestValues:
+    """What a prepared statement takes and returns is what it would be as text."""
+
+    STATEMENT = """
+        SELECT %(words)s::text, %(number)s::int, %(large)s::bigint, %(id)s::uuid, %(moment)s::timestamptz,
+            %(words)s::text || '%%', %(number)s::int > 0, %(nothing)s::text
+    """
+    OTHERS = """, '{"a": 1}'::json, 1.50::numeric"""
+    GIVEN = {
+        "words": "ü %s $1 %% \\ '",
+        "number": -7,
+        "large": 2**60,
+        "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "nothing": None,
+    }
+    MOMENTS = (
+        datetime(2026, 3, 29, 1, 30, 0, 120000, tzinfo=UTC),
+        datetime(1900, 1, 1, tzinfo=timezone(timedelta(hours=-5, minutes=-30))),
+        datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC),
+    )
+
+    @pytest.mark.parametrize("zone", [None, "Europe/Berlin", "Asia/Kolkata"])
+    @pytest.mark.parametrize("moment", MOMENTS)
+    @pytest.mark.parametrize("more", ["", OTHERS])
+    def test_of_all_types(self, statement, monkeypatch, moment, zone, more):
+        monkeypatch.setitem(connection.settings_dict, "TIME_ZONE", zone)
+        for name in ("timezone", "timezone_name"):
+            connection.__dict__.pop(name, None)
+        rows = [statement(self.STATEMENT + more, **self.GIVEN, moment=moment) for _ in range(OFTEN)]
+        assert len(prepared()) == 1
+        assert rows[-1] == rows[0]
+        assert [type(value) for value in rows[-1]] == [type(value) for value in rows[0]]
+        assert rows[-1][4] == moment
+        assert str(rows[-1][4]) == str(rows[0][4])
+
+    def test_in_another_style(self, statement):
+        with connection.cursor() as cursor:
+            cursor.execute("SET datestyle TO 'ISO, DMY'")
+            cursor.execute("SET intervalstyle TO 'iso_8601'")
+        rows = [statement(self.STATEMENT, **self.GIVEN, moment=self.MOMENTS[0]) for _ in range(OFTEN)]
+        assert rows[-1] == rows[0]
+
+    @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+    def test_that_cannot_be_stored_are_refused_alike(self, statement, text):
+        errors = []
+        for given in ("a", "a", "a", text):
+            try:
+                statement("SELECT %(words)s::text", words=given)
+            except Exception as error:
+                errors.append(error)
+        with connection.cursor() as cursor, pytest.raises(type(errors[0])) as plainly:
+            cursor.execute("SELECT %s::text", [text])
+        assert [str(error) for error in errors] == [str(plainly.value)]
+
+    def test_of_types_that_are_psycopgs_affair(self, statement):
+        for _ in range(OFTEN):
+            assert statement("SELECT %(list)s::int[]", list=[1, 2]) == ([1, 2],)
+
+    def test_of_a_row_that_is_not_there(self, statement):
+        assert [statement("SELECT 1 WHERE %(yes)s::int > 1", yes=1) for _ in range(OFTEN)] == [None] * OFTEN
+
+
+def test_who_interrupts_a_statement_finds_the_connection_usable(statement):
+    """As Ctrl-C does, which psycopg has the server told of."""
+    statements_before = [statement("SELECT pg_sleep(%(seconds)s::float8)::text", seconds="0") for _ in range(OFTEN)]
+    assert statements_before == [("",)] * OFTEN
+    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        statement("SELECT pg_sleep(%(seconds)s::float8)::text", seconds="30")
+    timer.join()
+    assert statement("SELECT %(number)s::int", number=1) == (1,)
