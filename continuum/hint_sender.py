@@ -36,7 +36,7 @@ IDLE_SECONDS = 30.0
 PAUSE_SECONDS = 0.001
 SOON_SECONDS = 0.016
 FIRST_PAUSE_SECONDS = 0.008
-LONGEST_PAUSE_SECONDS = 0.064
+LONGEST_PAUSE_SECONDS = 0.1
 # What surely fits into what the network takes without waiting, once the last round is answered.
 MOST_POSTED_BYTES = 4096
 # When to look again for an answer that keeps others waiting.

@@ -259,7 +259,7 @@ def test_the_pause_grows_while_a_burst_lasts_and_a_hint_on_its_own_goes_at_once(
     for _ in range(6):
         pauses.append(pace.sent(now))
         now += pauses[-1] + 0.004
-    assert pauses == [0.008, 0.016, 0.032, 0.064, 0.064, 0.064]
+    assert pauses == [0.008, 0.016, 0.032, 0.064, 0.1, 0.1]
     assert pace.sent(now + hint_sender.LONGEST_PAUSE_SECONDS) == hint_sender.PAUSE_SECONDS
     # Sixty a second, one by one.
     pace = hint_sender.Pace()
