@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from django.db import DatabaseError, connections
-from django.db.backends.utils import CursorDebugWrapper, CursorWrapper
+from django.db.backends.utils import CursorWrapper
 from psycopg import generators
 from psycopg.adapt import Transformer
 from psycopg.postgres import types
@@ -36,8 +36,12 @@ __all__ = ["first_row"]
 # As for the worker's own connections: what comes once or twice is not worth the round trip that preparing takes.
 PREPARE_THRESHOLD = 2
 
-# Before the statement is carried out: the session does not know it; the tables have changed.
-_REFUSALS = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)
+# Before it is carried out: the session does not know the statement, or another by its name; the tables have changed.
+_REFUSALS = (
+    psycopg.errors.InvalidSqlStatementName,
+    psycopg.errors.DuplicatePreparedStatement,
+    psycopg.errors.FeatureNotSupported,
+)
 
 
 def first_row(alias: str, name: str, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
@@ -56,9 +60,10 @@ def first_row(alias: str, name: str, parameters: Mapping[str, Any]) -> tuple[Any
     """
     connection = connections[alias]
     with connection.cursor() as cursor:
-        # What others have put in Django's place, to watch or to count, is left alone.
+        # What others have put in Django's place, to watch or to count, is left alone; and so is Django's own for
+        # debugging, which asks psycopg's cursor what it has sent.
         with connection.wrap_database_errors:
-            session = _session(connection) if type(cursor) in (CursorWrapper, CursorDebugWrapper) else None
+            session = _session(connection) if type(cursor) is CursorWrapper else None
         if session is not None:
             plain, cursor.cursor = cursor.cursor, _PreparedCursor(cursor.cursor, connection.timezone)
             try:
