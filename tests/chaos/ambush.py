@@ -40,6 +40,7 @@ class Ambush:
         self._gates = Path(tempfile.mkdtemp(prefix="chaos-gates-"))
         os.environ[GATES] = str(self._gates)
         self._say = say
+        self._started: list[UUID] = []  # of the runs that wait, all
 
     def spring(self, cluster: Cluster) -> None:
         """Have it happen to one of the workers, which leaves afterwards."""
@@ -51,7 +52,7 @@ class Ambush:
         self._shut(str(victim.pid))
         self._open("")
         eventually(lambda: all(_owner(run) not in (None, victim.pid) for run in waiting), PATIENCE)
-        for run in waiting:
+        for run in self._started:
             continuum.signal(run, "word", 1)
         stolen = [*waiting, *acting]
         eventually(lambda: Run.objects.filter(id__in=stolen, state="completed").count() == len(stolen), PATIENCE)
@@ -67,12 +68,11 @@ class Ambush:
 
     def _find(self, cluster: Cluster) -> tuple[Member, list[UUID], list[UUID]]:
         """Start runs until a worker has some of both kinds; returns it, and the runs that it has."""
-        waiting: list[UUID] = []
         acting: dict[UUID, str] = {}
 
         def both() -> tuple[Member, list[UUID], list[UUID]] | None:
             for member in cluster.members:
-                waits = [run for run in waiting if _owner(run) == member.pid]
+                waits = [run for run in self._started if _owner(run) == member.pid]
                 acts = [run for run, key in acting.items() if (self._gates / f"{key}.{member.pid}").exists()]
                 if waits and acts:
                     return member, waits, acts
@@ -81,7 +81,7 @@ class Ambush:
         for _ in range(20):
             for _ in range(RUNS):
                 key = f"ambush-{len(acting)}"
-                waiting.append(continuum.start(awaits_word, key).id)
+                self._started.append(continuum.start(awaits_word, key).id)
                 acting[continuum.start(acts_behind_gate, key).id] = key
             try:
                 return eventually(both, 5)
