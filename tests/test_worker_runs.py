@@ -202,6 +202,14 @@ class TestWaiting:
         since, until = datetime.fromisoformat(wait["since"]), datetime.fromisoformat(wait["until"])
         assert until - since == timedelta(hours=1)
 
+    @pytest.mark.parametrize(("count", "more"), [(99, []), (100, []), (140, [{"kind": "more", "count": 40}])])
+    def test_of_very_many_waits_the_row_names_a_hundred(self, count, more):
+        run = continuum.start(flows.listens_for_many, count)
+        run_until_idle()
+        waits = continuum.get_run(run).waiting_on
+        assert [wait.get("name") for wait in waits[:100]] == [f"word {n}" for n in range(min(count, 100))]
+        assert waits[100:] == more
+
     def test_progress_shows_while_the_run_lives(self):
         with worker():
             run = continuum.start(flows.reports_progress)

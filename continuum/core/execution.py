@@ -12,6 +12,7 @@ import json
 from collections import deque
 from collections.abc import Iterable
 from contextvars import Context
+from itertools import islice
 from typing import Any
 
 from continuum import values
@@ -385,9 +386,9 @@ class Execution:
 
     # -- words --------------------------------------------------------------------------------------------------
 
-    def waiting_on(self) -> list[dict[str, Any]]:
-        """Say what the run waits for, as API values: a list of ``{"kind", …}`` with ISO 8601 times."""
-        return [command.waiting() for command in self.pending.values()]
+    def waiting_on(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Say what the run waits for, as API values: a list of ``{"kind", …}`` with ISO 8601 times, at most so many."""
+        return [command.waiting() for command in islice(self.pending.values(), most)]
 
     def drifted(self, event: Event, history: str, code: str) -> ReplayDriftError:
         return parted(self, event, history, code)

@@ -134,9 +134,10 @@ def summary(live: LiveRun) -> RowUpdate:
 
 
 def _waiting_on(live: LiveRun) -> str:
-    waits: list[dict[str, Any]] = live.execution.waiting_on()
-    if len(waits) > _MOST_WAITS:
-        waits = [*waits[:_MOST_WAITS], {"kind": "more", "count": len(waits) - _MOST_WAITS}]
+    execution = live.execution
+    waits: list[dict[str, Any]] = execution.waiting_on(_MOST_WAITS)
+    if (left := len(execution.pending) - len(waits)) > 0:
+        waits.append({"kind": "more", "count": left})
     return json.dumps(waits)
 
 

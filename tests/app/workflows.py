@@ -163,6 +163,11 @@ async def listens_for_two() -> list:
     return [await wait_signal("first"), await wait_signal("second")]
 
 
+@workflow
+async def listens_for_many(count: int) -> list:
+    return await asyncio.gather(*(wait_signal(f"word {n}") for n in range(count)))
+
+
 @workflow(signals={"approved": dict})
 async def contract() -> dict:
     return await wait_signal("approved")
