@@ -18,6 +18,7 @@ from continuum.core.history import Event
 from continuum.core.identity import RunIdentity
 from continuum.core.proof import prove
 from continuum.exceptions import ReplayDriftError, UnknownWorkflowError
+from continuum.worker.claims import histories_of
 from continuum.worker.deadlocks import Watchdog
 from continuum.worker.sql import load
 
@@ -194,12 +195,10 @@ def _histories(alias: str, run_ids: list[UUID]) -> Iterator[tuple[_Row, list[Eve
     with snapshot(alias) as cursor:
         cursor.execute(load("audit_runs"), {"run_ids": run_ids})
         for group in _groups([_Row(*row) for row in cursor.fetchall()]):
-            histories: dict[UUID, list[Event]] = {row.run_id: [] for row in group}
-            cursor.execute(load("history_load"), {"run_ids": list(histories)})
-            for run_id, *event in cursor.fetchall():
-                histories[run_id].append(Event(*event))
+            cursor.execute(load("history_load"), {"run_ids": [row.run_id for row in group]})
+            histories = histories_of(cursor.fetchall())
             for row in group:
-                yield row, histories.pop(row.run_id)
+                yield row, histories.pop(row.run_id, [])
 
 
 def _groups(rows: list[_Row]) -> Iterator[list[_Row]]:

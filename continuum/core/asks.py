@@ -14,8 +14,9 @@ from continuum import values
 from continuum.core.children import ChildStart
 from continuum.core.commands import Command
 from continuum.core.drift import same
+from continuum.core.handles import TimerHandle
 from continuum.core.history import fingerprint
-from continuum.core.loop import LAST_US, DeterministicLoop, TimerHandle
+from continuum.core.loop import LAST_US, DeterministicLoop
 from continuum.exceptions import ChildDepthError
 
 __all__ = ["MAX_DEPTH", "Asks"]
@@ -36,6 +37,7 @@ class Asks:
 
     Attributes:
         pending: open commands by id, in the order they were issued.
+        issued: commands to be carried out once they are taken, those of them that are not answered by then.
         given_up: commands whose children were cancelled, or never started, because the code did not want them any more.
     """
 
@@ -45,7 +47,7 @@ class Asks:
         self._loop = loop
         self._definition = definition
         self._max_bytes = max_bytes
-        self._issued: list[Command] = []
+        self.issued: list[Command] = []
         self._abandoned: list[Command] = []
         self._cancels: list[Command] = []
         self._generations: dict[str, int] = {}
@@ -60,23 +62,23 @@ class Asks:
         """Return the commands to carry out, the activities nobody waits for any more, and the children to cancel."""
         # A child that was started on its own account is, also if its parent has ended meanwhile.
         commands = []
-        for command in self._issued:
+        for command in self.issued:
             if not command.answered or (command.detached and not command.future.done()):
                 command.taken = True
                 commands.append(command)
         abandoned, cancels = self._abandoned, self._cancels
-        self._issued, self._abandoned, self._cancels = [], [], []
+        self.issued, self._abandoned, self._cancels = [], [], []
         return commands, abandoned, cancels
 
     def replayed(self) -> None:
         """All history is lived through: what is open now may have been taken by the process before."""
-        for command in self._issued:
+        for command in self.issued:
             command.taken = True
 
     def clear(self) -> None:
         """Forget everything: the run is given up in this process."""
         self.pending.clear()
-        self._issued.clear()
+        self.issued.clear()
         self._cancels.clear()
         self._timers.clear()
         self._waiters.clear()
@@ -100,28 +102,29 @@ class Asks:
         """Turn an effect that the running task awaits into a command."""
         loop = self._loop
         scope = loop.scope()
-        scope.effects += 1
+        scope.effects = ordinal = scope.effects + 1
+        id_ = f"{scope.path}:{ordinal}"
         kind = effect.kind
-        command = Command(f"{scope.path}:{scope.effects}", kind, effect.name, loop.time_us)
-        command.future = Future(loop=loop)
         if kind == "activity":
-            command.definition = effect.definition
-            command.options = effect.options
-            command.undoes = effect.undoes
-            command.args = effect.definition.encode_arguments(
-                effect.args, effect.kwargs or {}, path=effect.name, max_bytes=self._max_bytes
+            definition, options = effect.definition, effect.options
+            command = Command(
+                id_, kind, effect.name, loop.time_us, Future(loop=loop), definition, options, effect.undoes
             )
-            if effect.options.idempotency_key is not None:
-                command.key = effect.options.key_of(effect.args, effect.kwargs or {})
-            self._issued.append(command)
-        elif kind == "child":
+            command.args = definition.encode_arguments(effect.args, effect.kwargs, effect.name, self._max_bytes)
+            if options.idempotency_key is not None:
+                command.key = options.key_of(effect.args, effect.kwargs)
+            self.issued.append(command)
+            self.pending[id_] = command
+            return command
+        command = Command(id_, kind, effect.name, loop.time_us, Future(loop=loop))
+        if kind == "child":
             self._start_child(command, effect)
         elif kind == "timer":
             self._set_timer(command, effect.args)
         else:
             self._wait_for_signal(command, effect.args)
         if not command.answered:
-            self.pending[command.id] = command
+            self.pending[id_] = command
         return command
 
     def _start_child(self, command: Command, effect: Any) -> None:
@@ -147,7 +150,7 @@ class Asks:
         name, args, child_id = self.known.get(command.id, (None, None, None))
         if name == command.name and same(args, json.loads(fingerprint(command.args))):
             command.child.id = UUID(child_id)
-        self._issued.append(command)
+        self.issued.append(command)
 
     def cancel_child(self, command: Command, reason: str) -> None:
         """Have the child of a command cancelled, if it runs as far as is known."""

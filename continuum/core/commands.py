@@ -54,7 +54,17 @@ class Command:
         "undoes",
     )
 
-    def __init__(self, id_: str, kind: str, name: str | None, issued_us: int) -> None:
+    def __init__(
+        self,
+        id_: str,
+        kind: str,
+        name: str | None,
+        issued_us: int,
+        future: Any = None,
+        definition: Any = None,
+        options: Any = None,
+        undoes: str | None = None,
+    ) -> None:
         self.id = id_
         self.kind = kind
         self.name = name
@@ -66,15 +76,15 @@ class Command:
         self.due_us: int | None = None
         self.answered = False
         self.taken = False
-        self.definition: Any = None
-        self.options: Any = None
-        self.future: Any = None
+        self.definition = definition
+        self.options = options
+        self.future = future
         self.handle: Any = None
         self.key: str | None = None
         self.child: Any = None
         self.detached = False
         self.cancelled: str | None = None
-        self.undoes: str | None = None
+        self.undoes = undoes
 
     def waiting(self) -> dict[str, Any]:
         """One entry of ``Run.waiting_on``."""

@@ -47,7 +47,8 @@ class _Definition:
         return values.return_annotation(self.fn)
 
     @cached_property
-    def _returns_plain(self) -> bool:
+    def returns_plain(self) -> bool:
+        """Whether the return annotation has no say in how a result is restored."""
         return not values.has_codec(self.returns)
 
     @cached_property
@@ -98,7 +99,7 @@ class _Definition:
         return list(bound.args), dict(bound.kwargs)
 
     def encode_arguments(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, path: str = "input", max_bytes: int | None = None
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], path: str = "input", max_bytes: int | None = None
     ) -> str:
         """Return the JSON text of a call's arguments: an array, or ``{"args", "kwargs"}`` with keyword-only ones.
 
@@ -108,11 +109,13 @@ class _Definition:
         """
         least, most = self._as_they_are
         if not kwargs and least <= len(args) <= most:
-            texts = [values.encode_plain(value) for value in args]
-            if None not in texts:
-                text = f"[{','.join(texts)}]"
-                if max_bytes is None or len(text) <= max_bytes:
-                    return text
+            if len(args) == 1:
+                text = values.encode_plain(args[0])
+            else:
+                texts = [values.encode_plain(value) for value in args]
+                text = None if None in texts else ",".join(texts)
+            if text is not None and (max_bytes is None or len(text) + 2 <= max_bytes):
+                return f"[{text}]"
         positional, keywords = self.bind_arguments(args, kwargs)
         annotation = self.parameters.at
         try:
@@ -151,7 +154,7 @@ class _Definition:
         Raises:
             DurableValueError: it does not fit the return annotation.
         """
-        if self._returns_plain and type(tree) is not dict and type(tree) is not list:
+        if self.returns_plain and type(tree) is not dict and type(tree) is not list:
             return tree
         return values.restore(tree, self.returns)
 
@@ -256,7 +259,10 @@ class ActivityDefinition(_Definition):
             )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Effect:
-        return self._effect(self.default_options, args, kwargs)
+        loop = _get_running_loop()
+        if type(loop) is not DeterministicLoop:
+            return self._effect(self.default_options, args, kwargs)  # which refuses
+        return Effect(loop.execution, "activity", self.name, self, args, kwargs, self.default_options)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Effect:
         return self._effect(self.default_options, args, kwargs)

@@ -1,31 +1,34 @@
 """One run in memory: drives a workflow function from its history, and records what comes in.
 
-Live and replay are the same code: every event, fresh or read back, goes through :meth:`Execution.apply`. Whoever
-drives an execution tells it what happened (``activity_completed``, ``timer_fired``, …), and then takes the step it
-made: the events to journal, the commands to carry out once these are durable, and the outcome.
+Live and replay are the same code: every event, fresh or read back, goes through :meth:`Execution.apply`, or through
+what does the same for the plainest in less time (:mod:`continuum.core.strides`, ``activity_completed``). Whoever drives
+an execution tells it what happened (``activity_completed``, ``timer_fired``, …), and then takes the step it made: the
+events to journal, the commands to carry out once these are durable, and the outcome.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from itertools import islice
 from typing import Any
 
 from continuum import values
-from continuum.core import decisions, delivery, resuming
+from continuum.core import delivery, resuming
 from continuum.core.asks import Asks
 from continuum.core.children import Successor
 from continuum.core.commands import Command
 from continuum.core.drift import asked, asked_otherwise, parted, told
-from continuum.core.history import RESTARTS, TERMINAL, WALKED_PAST, Event, EventType, event_of, fingerprint
+from continuum.core.history import RESTARTS, TERMINAL, WALKED_PAST, Event, EventType, event_of, fingerprint, types_of
 from continuum.core.identity import RunIdentity
 from continuum.core.loop import DeterministicLoop
-from continuum.core.outcomes import Outcome, Step, continuation_of, failure_of, outcome_of
+from continuum.core.outcomes import Outcome, Step, continuation_of, failure_of, outcome_of, step_of
 from continuum.core.sagas import Sagas
+from continuum.core.strides import deliver
 from continuum.exceptions import ReplayDriftError, WorkflowDeadlockError
 from continuum.ids import derived_child
 
@@ -66,6 +69,7 @@ class Execution:
         self.journal: list[Event] = []
         self.patches: dict[str, bool] = {}
         self._history: deque[Event] = deque()
+        self._types: frozenset[str] = frozenset()  # those of the history
         self.events: list[Event] = []  # all of the history, as long as it is lived through
         self.recorded: dict[str, Event] = {}
         self._unmet = 0  # events of the history that have been neither delivered nor asked for
@@ -96,13 +100,14 @@ class Execution:
             cancelled: why the run was cancelled before it began, or None. Its code then does not run at all.
         """
         if events := list(history):
-            self._retried_us = resuming.last_retried_us(events)
             self._expect(events, *resuming.prepare(events, now_us))
+            if EventType.RUN_RETRIED in self._types:
+                self._retried_us = resuming.last_retried_us(events)
         self._begin(now_us, cancelled)
 
     def _expect(self, events: list[Event], history: list[Event], retry: resuming.Retry | None) -> None:
         """Set out to live through a history."""
-        self.retry, self.events = retry, events
+        self.retry, self.events, self._types = retry, events, types_of(events)
         self._history.extend(history)
         self._unmet = len(history)
         self._marks = resuming.marks_at_the_end(history)
@@ -110,9 +115,10 @@ class Execution:
 
     def _begin(self, now_us: int, cancelled: str | None = None) -> None:
         self.asks.retried_us = self._retried_us
-        self.identities = resuming.identities(self.run, self._history)
+        self.identities = resuming.identities(self.run, self._history if EventType.RUN_FORKED in self._types else ())
         self.become(self.identities.pop(0))
-        self.recorded = {e.command_id: e for e in self._history if e.type in WALKED_PAST and e.command_id}
+        if not WALKED_PAST.isdisjoint(self._types):
+            self.recorded = {e.command_id: e for e in self._history if e.type in WALKED_PAST and e.command_id}
         self.loop.time_us = now_us
         try:
             args, kwargs = self.definition.decode_arguments(self.arguments)
@@ -131,7 +137,7 @@ class Execution:
             data = json.dumps({"reason": cancelled, "before_start": True})
             self._note(EventType.CANCEL_REQUESTED, None, data, now_us)
             self.cancel(cancelled)
-        self._drain()
+        self.drain()
 
     def replay(self, limit: int | None = None) -> bool:
         """Deliver history given to :meth:`begin`; at most ``limit`` events, all of it by default.
@@ -142,13 +148,12 @@ class Execution:
         Raises:
             ReplayDriftError: the code asks for something else than the history holds.
         """
+        left = sys.maxsize if limit is None else limit
         while True:
             while self._history:
-                if limit is not None:
-                    if limit <= 0:
-                        return False
-                    limit -= 1
-                self._deliver(self._history.popleft())
+                if left <= 0:
+                    return False
+                left -= deliver(self, left)
             retry = self.retry
             if retry is None:
                 break
@@ -165,16 +170,6 @@ class Execution:
         self.events = []
         return True
 
-    def _deliver(self, event: Event) -> None:
-        if event.type in WALKED_PAST:
-            decisions.go_past(self, event)
-            return
-        self.met(event)
-        if self.retry is None:
-            self.apply(event)
-        else:
-            resuming.live_through_again(self, self.retry, event)
-
     def met(self, event: Event) -> None:
         self._unmet -= 1
         if event.seq > self.seq:
@@ -184,7 +179,7 @@ class Execution:
         """Return what the execution wants since the last call."""
         commands, abandoned, cancels = self.asks.take()
         journal, self.journal = self.journal, []
-        return Step(journal, commands, abandoned, self.outcome, cancels)
+        return step_of((journal, commands, abandoned, self.outcome, cancels))
 
     def close(self) -> None:
         """Give the run up in this process: close its coroutines. Nothing they do meanwhile is recorded."""
@@ -203,14 +198,15 @@ class Execution:
         more = f',"attempt":{command.attempt}' if command.attempt > 1 else ""
         if command.undoes is not None:
             more += f',"undoes":"{command.undoes}"'
-        took_us = max(ended_us, self.loop.time_us) - started_us
+        now_us = self.loop.time_us
+        took_us = (ended_us if ended_us > now_us else now_us) - started_us
         data = f'{{"args":{fingerprint(command.args)},"took":{took_us}{more},"result":{result}}}'
         if not self._note(EventType.ACTIVITY_COMPLETED, command, data, ended_us):
             return False
         # What apply() does with the same event in a replay, short of comparing the command with itself.
         self.asks.settle(command)
         delivery.complete(command, values.parse(result))
-        self._drain()
+        self.drain()
         return True
 
     def activity_failed(self, command: Command, error: dict[str, Any], started_us: int, ended_us: int) -> bool:
@@ -316,7 +312,7 @@ class Execution:
         handler = delivery.HANDLERS.get(type_)
         if handler is not None:
             handler(self, event, values.parse(data))
-            self._drain()
+            self.drain()
 
     def cancel(self, reason: str) -> None:
         """Raise ``CancelledError`` at the run's current await, and have its children cancelled."""
@@ -354,9 +350,10 @@ class Execution:
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    def _drain(self) -> None:
+    def drain(self, stretch: Callable[[], None] | None = None) -> None:
+        """Let the code go on as far as it can, and see what it has come to. ``stretch`` as for the loop's drain."""
         try:
-            self.loop.drain()
+            self.loop.drain(stretch)
         except BaseException as exc:
             fatal = isinstance(exc, WorkflowDeadlockError) or exc is self.loop.violation
             if fatal and self.replaying:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from hashlib import blake2b
+from operator import itemgetter
 from typing import NamedTuple
 
-__all__ = ["DECISIONS", "MARKS", "RESTARTS", "TERMINAL", "WALKED_PAST", "Event", "EventType", "event_of", "fingerprint"]
+__all__ = [
+    "DECISIONS",
+    "INLINE_ARGUMENTS",
+    "MARKS",
+    "RESTARTS",
+    "TERMINAL",
+    "WALKED_PAST",
+    "Event",
+    "EventType",
+    "event_of",
+    "fingerprint",
+    "types_of",
+]
 
 
 class EventType:
@@ -70,11 +83,20 @@ class Event(NamedTuple):
     time_us: int
 
 
+# By place, as a history may be long: asking each event by name takes several times as long.
+_TYPE = itemgetter(1)
+
+
+def types_of(events: Iterable[Event]) -> frozenset[str]:
+    """Return the types that occur among events."""
+    return frozenset(map(_TYPE, events))
+
+
 #: Makes an event of a tuple of its fields: what ``Event(…)`` does too, by way of a function in Python.
 event_of: Callable[[tuple[int, str, str | None, str | None, str, int]], Event] = partial(tuple.__new__, Event)
 
 #: Arguments up to this many bytes are journaled as they are, which a person can read; longer ones as a hash.
-_INLINE_ARGUMENTS = 64
+INLINE_ARGUMENTS = 64
 
 
 def fingerprint(arguments: str) -> str:
@@ -83,6 +105,6 @@ def fingerprint(arguments: str) -> str:
     Short arguments stand for themselves; of longer ones a 64-bit BLAKE2b hash is kept, as the string ``"#<hex>"``.
     An argument list is always a JSON array or object, so that the two cannot be confused.
     """
-    if len(arguments) <= _INLINE_ARGUMENTS:
+    if len(arguments) <= INLINE_ARGUMENTS:
         return arguments
     return f'"#{blake2b(arguments.encode(), digest_size=8).hexdigest()}"'

@@ -20,16 +20,19 @@ from hashlib import blake2b
 from typing import Any
 
 from continuum.core import py311
+from continuum.core.handles import Handle, TimerHandle
 from continuum.core.refusing import refuse_on
 from continuum.core.releasing import close_coroutine, collecting
 from continuum.core.watching import Interrupted, Watch, guarded
 from continuum.exceptions import NonDeterminismError
 
-__all__ = ["LAST_US", "DeterministicLoop", "Handle", "RunTask", "Scope"]
+__all__ = ["LAST_US", "DeterministicLoop", "RunTask", "Scope"]
 
 logger = logging.getLogger("continuum.run")
 
 _PY311 = sys.version_info < (3, 12)
+# What asyncio.current_task() is on Python 3.11, where it is a function in Python, short of the call.
+_current_task: Any = asyncio.tasks._current_tasks.get if _PY311 else asyncio.current_task  # type: ignore[attr-defined]
 _WAIT_FOR = asyncio.wait_for.__code__
 _ENSURE_FUTURE = {
     function.__code__
@@ -71,65 +74,6 @@ class RunTask(asyncio.Task):  # type: ignore[type-arg]
         return self.serial
 
 
-class Handle:
-    """A scheduled callback; what ``call_soon`` returns."""
-
-    __slots__ = ("_args", "_callback", "_cancelled", "_context")
-
-    def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context) -> None:
-        self._callback = callback
-        self._args = args
-        self._context = context
-        self._cancelled = False
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        self._forget()
-
-    def _forget(self) -> None:
-        # What is not going to be called is let go, as asyncio does it: a callback often leads back to its handle.
-        self._callback: Any = None
-        self._args = ()
-
-    def cancelled(self) -> bool:
-        return self._cancelled
-
-
-class TimerHandle(Handle):
-    """A durable timer as asyncio sees it. Cancelling it abandons the command."""
-
-    __slots__ = ("_loop", "_when", "command")
-
-    def __init__(
-        self,
-        loop: DeterministicLoop,
-        when: float,
-        callback: Callable[..., Any],
-        args: tuple[Any, ...],
-        context: Context,
-    ) -> None:
-        super().__init__(callback, args, context)
-        self._loop = loop
-        self._when = when
-        self.command: Any = None
-
-    def when(self) -> float:
-        return self._when
-
-    def postpone(self, elapsed_us: int) -> None:
-        self._when += elapsed_us / 1e6
-
-    def cancel(self) -> None:
-        if not self._cancelled:
-            self._cancelled = True
-            self._forget()
-            command, self.command = self.command, None
-            if command is not None:
-                command.handle = None
-                if not self._loop.closing:
-                    self._loop.execution.abandon(command)
-
-
 class DeterministicLoop(asyncio.AbstractEventLoop):
     """The event loop of one run.
 
@@ -138,12 +82,12 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     """
 
     watch = Watch()  # the driver's, if it has one
-    violation: NonDeterminismError | None = None  # what the code did that no replay can repeat, caught or not
 
     def __init__(self, execution: Any) -> None:
         self.execution = execution
         self.time_us = 0
         self.closing = False
+        self.violation: NonDeterminismError | None = None  # what the code did that no replay can repeat, caught or not
         self.refused = 0  # effects asked for while closing
         self.tasks: list[RunTask] = []
         self._ready: deque[Handle] = deque()
@@ -155,8 +99,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     # -- driving ------------------------------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Run callbacks until none is ready.
+    def drain(self, stretch: Callable[[], None] | None = None) -> None:
+        """Run callbacks until none is ready; or a stretch of several events, which sees to that itself.
 
         Raises:
             WorkflowDeadlockError: whoever watches has interrupted it.
@@ -168,7 +112,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         # The outer loop must not adopt the run's async generators: it would finalize them as tasks of its own.
         sys.set_asyncgen_hooks(self._take_generator, self._drop_generator)
         try:
-            interrupted = guarded(self.watch, self, self._run_ready)
+            interrupted = guarded(self.watch, self, stretch or self.run_ready)
         finally:
             sys.set_asyncgen_hooks(*hooks)
             _set_running_loop(outer)
@@ -177,17 +121,23 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         if self.violation is not None:
             raise self.violation
 
-    def _run_ready(self) -> None:
+    def run_ready(self) -> None:
+        """Run callbacks until none is ready, where the loop is already the running one."""
         ready = self._ready
         while ready:
             handle = ready.popleft()
-            if not handle._cancelled:
+            callback = handle.callback
+            if callback is not None:
+                args = handle.args
                 try:
-                    handle._context.run(handle._callback, *handle._args)
+                    if len(args) == 1:  # what asyncio's own callbacks have; spares making another tuple
+                        handle.context.run(callback, args[0])
+                    else:
+                        handle.context.run(callback, *args)
                 except (SystemExit, KeyboardInterrupt, Interrupted):
                     raise
                 except BaseException as exc:  # of a callback; what a task raises is the task's result
-                    self.call_exception_handler({"message": f"{handle._callback!r} raised", "exception": exc})
+                    self.call_exception_handler({"message": f"{callback!r} raised", "exception": exc})
 
     def close_tasks(self) -> None:
         """Close every unfinished coroutine of the run, newest first, without recording anything."""
@@ -260,7 +210,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         return self.time_us / 1e6
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Handle:
-        handle = Handle(callback, args, copy_context() if context is None else context)
+        # No __init__: before Python 3.13 calling it takes longer than all the rest of this.
+        handle = Handle()
+        handle.callback = callback
+        handle.args = args
+        handle.context = copy_context() if context is None else context
         self._ready.append(handle)
         if _PY311 and args and type(args[0]) is RunTask and args[0].at_once:
             self._ready.rotate(1)
@@ -288,11 +242,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def fire(self, handle: TimerHandle) -> None:
         """Schedule the callback of a timer that is due."""
-        if not handle._cancelled:
-            handle._cancelled = True  # from now on cancelling it has nothing to abandon
-            self.call_soon(handle._callback, *handle._args, context=handle._context)
-            handle.command = None
-            handle._forget()
+        if handle.callback is not None:
+            self.call_soon(handle.callback, *handle.args, context=handle.context)
+            handle.command = None  # from now on cancelling it has nothing to abandon
+            handle.cancel()
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -311,7 +264,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         if waiting is not None:
             # wait_for wraps what it waits for in a task on Python 3.11 and does not on later ones. The wrapper shares
             # the identity of the task that waits, so that a history is good on every version.
-            scope, context = parent, asyncio.current_task(self).run_context  # type: ignore[union-attr]
+            scope, context = parent, _current_task(self).run_context  # type: ignore[union-attr]
         else:
             scope = self._new_scope(parent)
             self.serial += 1
@@ -334,7 +287,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """The scope of the task that is running, or the run's outer one."""
         if self.aside is not None:
             return self.aside
-        task: Any = asyncio.current_task(self)
+        task: Any = _current_task(self)
         try:
             return self._outside if task is None else task.scope
         except AttributeError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from continuum import values
@@ -13,7 +15,7 @@ from continuum.core.history import Event, EventType, fingerprint
 from continuum.core.releasing import ContinueAsNew
 from continuum.exceptions import DurableValueError, WorkflowDeadlockError
 
-__all__ = ["END_EVENTS", "Outcome", "Step", "blamed", "continuation_of", "failure_of", "outcome_of"]
+__all__ = ["END_EVENTS", "Outcome", "Step", "blamed", "continuation_of", "failure_of", "outcome_of", "step_of"]
 
 END_EVENTS = {
     "completed": EventType.RUN_COMPLETED,
@@ -68,6 +70,10 @@ class Step(NamedTuple):
     abandoned: list[Command]
     outcome: Outcome | None
     cancels: list[Command]
+
+
+#: Makes a step of a tuple of its fields, as ``event_of`` does with an event.
+step_of: Callable[[tuple[Any, ...]], Step] = partial(tuple.__new__, Step)
 
 
 def failure_of(exc: BaseException) -> Outcome:

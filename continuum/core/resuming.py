@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from continuum.core.history import DECISIONS, MARKS, TERMINAL, WALKED_PAST, Event, EventType
+from continuum.core.history import DECISIONS, MARKS, TERMINAL, WALKED_PAST, Event, EventType, types_of
 from continuum.core.identity import RunIdentity
 from continuum.exceptions import ReplayDriftError
 
@@ -32,6 +32,7 @@ __all__ = [
     "resume",
 ]
 
+_TAKEN_UP = frozenset({EventType.RUN_RETRIED, EventType.RUN_RESUMED})
 _CHILD_ENDINGS = frozenset({EventType.CHILD_COMPLETED, EventType.CHILD_FAILED})
 _ENDINGS = _CHILD_ENDINGS | {
     EventType.ACTIVITY_COMPLETED,
@@ -170,14 +171,10 @@ def prepare(
         undone: commands known to have been undone because of the failure.
     """
     events = list(events)
-    asked = False
-    changed = False
-    for event in events:
-        if event.type in (EventType.RUN_RETRIED, EventType.RUN_RESUMED):
-            changed = True
-            asked = event.type == EventType.RUN_RETRIED
-    kept = effective(events) if changed else events
-    if not asked:
+    if types_of(events).isdisjoint(_TAKEN_UP):
+        return events, None
+    kept = effective(events)
+    if next(event.type for event in reversed(events) if event.type in _TAKEN_UP) == EventType.RUN_RESUMED:
         return kept, None
     failures = [json.loads(event.data) for event in kept if event.type == EventType.RUN_FAILED]
     retry = Retry(events, began_us, undone.union(*(failure.get("failed", ()) for failure in failures)))

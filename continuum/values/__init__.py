@@ -15,7 +15,7 @@ that find their path), ``scalars`` and ``enums`` (single values), ``references``
 annotations are), ``readable`` (for people).
 """
 
-from continuum.values.jsontext import decode, encode, encode_plain, has_codec, parse, restore
+from continuum.values.jsontext import decode, encode, encode_plain, has_codec, parse, restore, scan
 from continuum.values.model_refs import ModelRef
 from continuum.values.readable import display
 from continuum.values.references import register_reference
@@ -34,4 +34,5 @@ __all__ = [
     "register_reference",
     "restore",
     "return_annotation",
+    "scan",
 ]

@@ -18,7 +18,7 @@ from continuum.values.annotations import codec_for
 from continuum.values.refusals import MAX_DEPTH, Refusal, TooDeep
 from continuum.values.trees import from_tree, to_tree
 
-__all__ = ["decode", "dump", "encode", "encode_plain", "has_codec", "parse", "restore"]
+__all__ = ["decode", "dump", "encode", "encode_plain", "has_codec", "parse", "restore", "scan"]
 
 
 def _no_default(value: Any) -> Any:
@@ -32,7 +32,7 @@ def _no_constant(name: str) -> Any:
 _quote = _json_encoder.encode_basestring_ascii
 _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False, default=_no_default)
 _decoder = json.JSONDecoder(parse_constant=_no_constant)
-_scan = _decoder.scan_once
+scan = _decoder.scan_once  # the tree at a place in a text, and where it ends; or StopIteration, ValueError
 
 if _json_encoder.c_make_encoder is not None:
     # JSONEncoder.encode() builds this anew for every value, which takes longer than encoding a small one.
@@ -55,6 +55,7 @@ _all_str = frozenset({str}).issuperset
 
 # Integers below this are the most common values, and certain not to need a closer look.
 _SHORT = 10**18
+_LEAST, _MOST = -(2**30) + 1, 2**30 - 1
 
 # A run of 617 digits has at least 19 among every 32nd character; looking at those only is 32 times as fast.
 _STRIDE = 32
@@ -96,7 +97,8 @@ def has_codec(annotation: Any) -> bool:
 def encode_plain(value: Any) -> str | None:
     """Return what :func:`encode` returns for a value that is plain JSON; None if it needs a closer look."""
     kind = type(value)
-    if kind is int and -_SHORT < value < _SHORT:
+    # Comparing with constants that fit one digit of CPython's integers is the cheapest; most values do.
+    if kind is int and (_LEAST < value < _MOST or -_SHORT < value < _SHORT):
         return repr(value)
     if kind is str:
         text = _quote(value)
@@ -152,7 +154,7 @@ def parse(text: str, *, path: str = "value") -> Any:
         DurableValueError: it is no JSON.
     """
     try:
-        tree, end = _scan(text, 0)
+        tree, end = scan(text, 0)
         if end == len(text):
             return tree
     except (StopIteration, ValueError, TypeError, RecursionError):

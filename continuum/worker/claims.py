@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -10,7 +12,7 @@ import psycopg
 
 from continuum.conf import settings as continuum_settings
 from continuum.core.execution import RunIdentity
-from continuum.core.history import Event
+from continuum.core.history import Event, event_of
 from continuum.worker.arrays import plain_array
 from continuum.worker.live import Message
 from continuum.worker.loaded import PATIENCE, Loaded
@@ -28,6 +30,7 @@ __all__ = [
     "claimed_again",
     "grouped",
     "heartbeats_of_runs",
+    "histories_of",
     "load_histories",
     "look",
     "owned_by",
@@ -151,12 +154,14 @@ async def claimed_again(connection: psycopg.AsyncConnection[Any], run_ids: Itera
 
 async def load_histories(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, list[Event]]:
     """Return the events of each run, in order."""
-    histories: dict[UUID, list[Event]] = {}
     parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
     cursor = await connection.execute(load("history_load"), parameters, prepare=True)
-    for run_id, *fields in await cursor.fetchall():
-        histories.setdefault(run_id, []).append(Event(*fields))
-    return histories
+    return histories_of(await cursor.fetchall())
+
+
+def histories_of(rows: Iterable[tuple[Any, ...]]) -> dict[UUID, list[Event]]:
+    """Return the histories that the rows of ``history_load`` make."""
+    return {UUID(run_id): [event_of(row[:6]) for row in of_run] for run_id, of_run in groupby(rows, itemgetter(6))}
 
 
 async def unread_of_runs(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> list[Message]:

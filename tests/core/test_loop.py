@@ -860,7 +860,7 @@ def test_state_does_not_grow_with_the_number_of_steps(construct):
         turn += 1
         held = (
             execution.loop.tasks, execution.loop._ready, asks._timers, asks.pending, asks._mailbox, asks._waiters,
-            asks._issued, asks._abandoned, execution.recorded, execution._history, execution.journal,
+            asks.issued, asks._abandoned, execution.recorded, execution._history, execution.journal,
         )  # fmt: skip
         largest = max(largest, sum(map(len, held)))
     assert execution.outcome.state == "completed"
