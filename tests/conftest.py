@@ -9,7 +9,34 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from continuum.testing.postgres import EmbeddedPostgres
+from tests import settings
 from tests.projects import make_project as make_project, project as project
+
+MOST_PROCESSES = 4
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Say what ``-n auto`` means: a process for each processor, but none beside this one for files that are named.
+
+    A few files are through before other processes have started. A server that ``DATABASE_URL`` names is one, and tests
+    of two processes would disturb each other on it.
+    """
+    if config.option.file_or_dir or settings.POSTGRES is None:
+        return 0
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(available or 1, MOST_PROCESSES)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) and settings.POSTGRES is None:
+        raise pytest.UsageError("-n: each process needs a server of its own, and DATABASE_URL names one: leave one out")
+
+
+def pytest_unconfigure() -> None:
+    # Not left to the exit of the interpreter, which the processes of pytest-xdist do not come to.
+    if settings.POSTGRES is not None:
+        settings.POSTGRES.stop()
 
 
 @pytest.fixture(autouse=True)

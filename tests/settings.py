@@ -1,4 +1,8 @@
-"""Settings of the test project. Without ``DATABASE_URL``, a PostgreSQL of its own is started and deleted at the end."""
+"""Settings of the test project. Without ``DATABASE_URL``, a PostgreSQL of its own is started and deleted at the end.
+
+Each process of pytest-xdist has one for itself: tests end sessions, count what the server writes to its log and declare
+workers dead, which those of another process would feel.
+"""
 
 import os
 
@@ -6,7 +10,13 @@ import environ
 
 from continuum.testing.postgres import EmbeddedPostgres
 
-if "DATABASE_URL" not in os.environ:
+# The process that starts and directs the others runs no tests: the first of them uses its server.
+PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+# The process whose server DATABASE_URL names, unless somebody else has set it.
+STARTED_BY = "CONTINUUM_TESTS_STARTED_BY"
+POSTGRES = None
+
+if "DATABASE_URL" not in os.environ or os.environ.get(STARTED_BY, PROCESS) != PROCESS:
     # Not durable, as nothing here outlives the session; tests about lost data start servers of their own.
     POSTGRES = EmbeddedPostgres.temporary(
         {
@@ -19,6 +29,7 @@ if "DATABASE_URL" not in os.environ:
     ).start()
     # Left in the environment for the processes that tests start.
     os.environ["DATABASE_URL"] = POSTGRES.database_url()
+    os.environ[STARTED_BY] = PROCESS
 
 env = environ.Env()
 

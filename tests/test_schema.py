@@ -338,7 +338,7 @@ class TestDurableJSONField:
         True,
         {"z": 1, "a": [None]},
         Decimal("1.10"),
-        SOON,
+        datetime(2026, 3, 29, 1, 30, 0, 577600, tzinfo=UTC),
         {1: (2,)},
     ]
 
