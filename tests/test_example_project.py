@@ -13,6 +13,8 @@ from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 
 import pytest
 
+from tests.test_probes import free_ports
+
 EXAMPLE = Path(__file__).resolve().parent.parent / "example_project"
 PATIENCE = 180.0
 """Seconds a demo may take on a busy machine; it needs about twenty."""
@@ -45,7 +47,8 @@ class Demo:
 
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-u", str(EXAMPLE / "manage.py"), "demo", *arguments],
+            # The usual port may be looked for by another demo at the same time.
+            [sys.executable, "-u", str(EXAMPLE / "manage.py"), "demo", "--port", str(free_ports()), *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

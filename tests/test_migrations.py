@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import ConnectionHandler
 
@@ -45,12 +45,14 @@ def migrated_back(transactional_db):
 
 
 @pytest.fixture
-def sqlite(django_db_blocker, tmp_path):
+def sqlite(django_db_blocker, tmp_path, monkeypatch):
     engine = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "db.sqlite3"}
-    database = ConnectionHandler({"default": engine})["default"]
+    # Known to Django, which notes in a database by its alias what was migrated there.
+    monkeypatch.setitem(connections.databases, "sqlite", ConnectionHandler({"default": engine}).databases["default"])
     with django_db_blocker.unblock():  # a database of the test's own
-        yield database
-        database.close()
+        yield connections["sqlite"]
+        connections["sqlite"].close()
+        del connections["sqlite"]
 
 
 def test_models_and_migrations_agree(db):

@@ -75,7 +75,7 @@ class TestList:
         assert len(self.ids("--limit", "205")) == 205
 
     def test_as_a_table(self):
-        run = RunFactory(state="running", started_at=NOW - timedelta(hours=3), attributes={"plan": "pro"})
+        run = RunFactory(state="running", started_at=datetime.now(UTC) - timedelta(hours=3), attributes={"plan": "pro"})
         head, row = run_command("list").splitlines()
         assert head.split() == ["run", "state", "age", "workflow", "namespace", "attributes"]
         assert row.split() == [str(run.id), "running", "3", "h", "shop.order_flow", "default", "plan=pro"]
