@@ -2,4 +2,4 @@
 
 from tests.settings import *  # noqa: F403
 
-CONTINUUM = {"MAX_RECOVERIES": 3}
+CONTINUUM = {"MAX_RECOVERIES": 3, "POLL_INTERVAL": 0.2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +15,7 @@ from continuum.models import HistoryEvent, Run
 from tests.app import workflows as flows
 from tests.app.models import Effect
 from tests.waiting_for import eventually
-from tests.workers import ProcessWorker, run_until_idle
+from tests.workers import Lineage, ProcessWorker, run_until_idle
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.cluster]
 
@@ -133,17 +134,18 @@ class TestKill:
 
 class TestKillAtEachCommit:
     @pytest.mark.parametrize("crash", ["after:1", "before:2"])
-    def test_nothing_is_lost_or_done_twice(self, start_worker, subprocess_environment, crash):
+    def test_nothing_is_lost_or_done_twice(self, subprocess_environment, tmp_path, crash):
         # Each life of the worker makes one commit durable: it dies right after its first, or right before its second.
-        subprocess_environment["CRASH"] = crash
+        environment = subprocess_environment | {"CRASH": crash, "DJANGO_SETTINGS_MODULE": "tests.settings_watchful"}
         run = continuum.start(flows.everything, "c")
         continuum.signal(run, "answer", "early")
         lives = 0
-        while continuum.get_run(run).state not in TERMINAL:
-            worker = start_worker()
-            eventually(lambda worker=worker: worker.process.poll() is not None or ended(run), 30)
-            lives += 1
-            assert lives < 40
+        with closing(Lineage(environment, log=tmp_path / "workers.log")) as worker:
+            while not ended(run):
+                worker.start()
+                eventually(lambda: worker.poll() is not None or ended(run), 30)
+                lives += 1
+                assert lives < 40
         assert lives >= 8
         result = continuum.result(run)
         assert (result["attempts"], result["sum"], result["answer"], result["raced"]) == (3, 10, "early", 1)

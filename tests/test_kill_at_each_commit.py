@@ -7,14 +7,12 @@ is printed (``KILL_SEED`` gives it); with ``KILL_SWEEP=1`` all of them are.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -26,7 +24,7 @@ from tests.app.everything_workflows import all_there_is, exports, once
 from tests.app.models import Effect
 from tests.app.workflows import effect
 from tests.waiting_for import eventually
-from tests.workers import ROOT, worker
+from tests.workers import ROOT, Lineage, worker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.cluster]
 
@@ -52,57 +50,21 @@ class Death:
         return f"{self.when}{self.commit}"
 
 
-class Doomed:
-    """Starts workers that die, by way of a process that has everything loaded."""
-
-    def __init__(self, environment, log):
-        self._log = log.open("ab")
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.kill_at_commit", "--serve"],
-            env=environment,
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-
-    def run(self, death, is_over):
-        """Run a worker until it dies, or is killed because there is nothing left to do; tell whether it has died."""
-        order = ["--commit", str(death.commit), "--when", death.when, "--", "--verbosity", "0"]
-        print(json.dumps(order), file=self._server.stdin, flush=True)
-        pid = int(self._server.stdout.readline())
-        eventually(lambda: not _runs(pid) or is_over(), 30, message=f"a worker that dies {death}")
-        died = not _runs(pid)
-        if not died:
-            with suppress(ProcessLookupError):  # it may die right now
-                os.kill(pid, signal.SIGKILL)
-        assert int(self._server.stdout.readline()) == -signal.SIGKILL
-        return died
-
-    def close(self):
-        self._server.stdin.close()
-        self._server.wait(30)
-        self._server.stdout.close()
-        self._log.close()
-
-
-def _runs(pid):
-    """Whether a process is there and no zombie."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # gone, or gone between opening and reading
-        return False
-
-
 @pytest.fixture
 def doomed(subprocess_environment, tmp_path):
-    doomed = Doomed(
-        subprocess_environment | {"DJANGO_SETTINGS_MODULE": "tests.settings_short_lease"}, tmp_path / "doomed.log"
-    )
+    environment = subprocess_environment | {"DJANGO_SETTINGS_MODULE": "tests.settings_short_lease"}
+    doomed = Lineage(environment, log=tmp_path / "doomed.log")
     yield doomed
     doomed.close()
+
+
+def dies(doomed, death, is_over):
+    """Run a worker until it dies, or is killed because there is nothing left to do; tell whether it has died."""
+    doomed.start("--verbosity", "0", commit=death.commit, when=death.when)
+    eventually(lambda: doomed.poll() is not None or is_over(), 30, message=f"a worker that dies {death}")
+    died = doomed.poll() is not None
+    assert doomed.kill() == -signal.SIGKILL
+    return died
 
 
 def start(key):
@@ -189,7 +151,8 @@ def clear():
         model.objects.all().delete()
 
 
-def test_a_worker_may_die_at_any_commit(doomed):
+def test_a_worker_may_die_at_any_commit(doomed, settings):
+    settings.CONTINUUM = {"POLL_INTERVAL": 0.2}  # so often does the next one look for the dead
     expected, commits = unkilled()
     deaths = [Death(commit, when) for commit in range(1, commits + 1) for when in ("before", "after")]
     if not SWEEP:
@@ -200,7 +163,7 @@ def test_a_worker_may_die_at_any_commit(doomed):
         clear()
         run = start(death.key)
         try:
-            died += doomed.run(death, lambda run=run: ended(run))
+            died += dies(doomed, death, lambda run=run: ended(run))
             with worker():
                 result = continuum.result(run, timeout=30)
                 release_listeners(death.key)

@@ -23,12 +23,12 @@ from continuum.worker.suspects import TRIAL, Suspects, chances
 from tests.app import poison_workflows as flows, workflows
 from tests.app.models import Effect
 from tests.waiting_for import eventually
-from tests.workers import ProcessWorker, run_until_idle, worker
+from tests.workers import Lineage, run_until_idle, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 TERMINAL = ("completed", "failed", "cancelled")
-THREE_CHANCES = ("--settings", "tests.settings_three_chances")
+THREE_CHANCES = "tests.settings_three_chances"
 
 
 def row(run):
@@ -580,52 +580,52 @@ class TestVerdict:
 @pytest.fixture
 def respawn(subprocess_environment, tmp_path):
     """Keep workers running, a new one for each that dies, until a condition holds; returns how many died."""
-    lives = []
+    lineages: list[Lineage] = []
 
-    def until(condition, *arguments, workers=1, timeout=120):
-        running: list[ProcessWorker] = []
+    def until(condition, settings=THREE_CHANCES, workers=1, timeout=120):
+        while len(lineages) < workers:
+            environment = subprocess_environment | {"DJANGO_SETTINGS_MODULE": settings}
+            lineages.append(Lineage(environment, log=tmp_path / f"workers{len(lineages)}.log"))
+            lineages[-1].start()
         deaths = 0
 
         def look():
             nonlocal deaths
-            for dead in [each for each in running if each.process.poll() is not None]:
-                assert dead.wait() == -signal.SIGKILL, dead.output
-                running.remove(dead)
-                deaths += 1
-            while len(running) < workers:
-                log = tmp_path / f"worker{len(lives)}-{uuid4().hex[:4]}.log"
-                lives.append(ProcessWorker(subprocess_environment, *arguments, log=log))
-                running.append(lives[-1])
+            for lineage in lineages:
+                if (status := lineage.poll()) is not None:
+                    assert status == -signal.SIGKILL, lineage.output
+                    lineage.start()
+                    deaths += 1
             return condition()
 
         eventually(look, timeout)
         return deaths
 
     yield until
-    for life in lives:
-        life.close()
+    for lineage in lineages:
+        lineage.close()
 
 
 @pytest.mark.cluster
 class TestKillers:
     @pytest.mark.parametrize(
         ("flow", "more"),
-        [(flows.kills_in_activity, ()), (flows.kills_in_activity, (0.5,)), (flows.kills_in_code, ())],
+        [(flows.kills_in_activity, ()), (flows.kills_in_activity, (0.2,)), (flows.kills_in_code, ())],
         ids=["activity", "slow activity", "code"],
     )
     def test_one_killer_among_fifty_innocents_is_given_up_and_they_complete(self, respawn, tmp_path, flow, more):
         killer = continuum.start(flow, str(tmp_path / "never"), *more, priority=1)
-        innocents = [continuum.start(flows.innocent, f"i{n}", n % 3 / 4) for n in range(50)]
-        deaths = respawn(lambda: not unfinished(), *THREE_CHANCES)
+        innocents = [continuum.start(flows.innocent, f"i{n}", n % 3 / 10) for n in range(50)]
+        deaths = respawn(lambda: not unfinished())
         assert_given_up(killer, 3)
         assert deaths == 3
         assert {row(run).state for run in innocents} == {"completed"}
 
     def test_one_killer_among_hundreds_is_given_up_after_trials_in_groups(self, respawn, tmp_path):
         killer = continuum.start(flows.kills_in_activity, str(tmp_path / "never"), 0.05)
-        innocents = [continuum.start(flows.innocent, f"i{n}", n % 5 / 4) for n in range(400)]
+        innocents = [continuum.start(flows.innocent, f"i{n}", n % 5 / 10) for n in range(400)]
         began = time.monotonic()
-        deaths = respawn(lambda: not unfinished(), "--settings", "tests.settings_five_chances", workers=2)
+        deaths = respawn(lambda: not unfinished(), "tests.settings_five_chances", workers=2)
         print(f"{deaths} deaths, over after {time.monotonic() - began:.1f} s")
         assert_given_up(killer, 5)
         assert deaths == 5
@@ -635,20 +635,20 @@ class TestKillers:
     def test_a_retry_gives_it_as_many_chances_again_and_once_mended_it_completes(self, respawn, tmp_path):
         run = continuum.start(flows.mother, str(tmp_path / "stop"))
         for failures in (1, 2):
-            respawn(lambda: not unfinished(), *THREE_CHANCES)
+            respawn(lambda: not unfinished())
             assert row(run).error["type"] == "ChildError"
             [killer] = Run.objects.filter(parent_run_id=run.id)
             assert (killer.error["type"], killer.error["details"]) == ("PoisonRunError", {"recoveries": 3})
             assert types_of(killer).count("run_failed") == failures
             continuum.retry(run)
         (tmp_path / "stop").touch()
-        respawn(lambda: not unfinished(), *THREE_CHANCES)
+        respawn(lambda: not unfinished())
         assert continuum.result(run) == "tame"
 
     def test_innocents_with_activities_longer_than_any_life_complete_too(self, respawn, tmp_path):
         killer = continuum.start(flows.kills_in_activity, str(tmp_path / "never"), 0.3)
         innocents = [continuum.start(flows.innocent, f"i{n}", 2.0) for n in range(6)]
-        respawn(lambda: not unfinished(), *THREE_CHANCES, workers=2)
+        respawn(lambda: not unfinished(), workers=2)
         assert_given_up(killer, 3)
         assert {row(run).state for run in innocents} == {"completed"}
 
@@ -658,16 +658,16 @@ class TestKillers:
         killer = continuum.start(flow, str(tmp_path / "never"), *more)
         if not more:
             continuum.signal(killer, "go")
-        deaths = respawn(lambda: not unfinished(), *THREE_CHANCES)
+        deaths = respawn(lambda: not unfinished())
         assert_given_up(killer, 3)
         # What killed while its row said that it slept was not counted, once.
         assert deaths in (3, 4)
 
     def test_thousands_that_sleep_beside_a_killer_are_not_blamed(self, respawn, tmp_path):
         sleepers = continuum.start_many(workflows.collects, [1] * 300)
-        respawn(lambda: Run.objects.filter(state="suspended").count() == 300, *THREE_CHANCES)
+        respawn(lambda: Run.objects.filter(state="suspended").count() == 300)
         killer = continuum.start(flows.kills_in_code, str(tmp_path / "never"))
-        respawn(lambda: row(killer).state == "failed", *THREE_CHANCES)
+        respawn(lambda: row(killer).state == "failed")
         eventually(lambda: Run.objects.filter(state="suspended", recoveries=0).count() == 300, 30)
         for run in sleepers:
             continuum.signal(run, "item", 1)
@@ -675,5 +675,5 @@ class TestKillers:
 
     def test_a_run_that_gets_further_in_each_life_is_not_poison(self, respawn, tmp_path):
         run = continuum.start(flows.kills_at_every_step, str(tmp_path / "stop"), 5)
-        assert respawn(lambda: not unfinished(), *THREE_CHANCES) == 5
+        assert respawn(lambda: not unfinished()) == 5
         assert row(run).state == "completed"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -128,3 +130,61 @@ class ProcessWorker:
         if self.process.poll() is None:
             self.process.kill()
         self.wait()
+
+
+class Lineage:
+    """Worker processes that come one after another, each forked by a process that has everything loaded already.
+
+    For tests in which many die in a row: an interpreter takes far longer to start, and to load a project, than its
+    worker lives. They run in the same environment, and so with the settings that it names.
+    """
+
+    def __init__(self, environment: dict[str, str], *, log: Path) -> None:
+        self.log = log
+        self._file = log.open("ab")
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.kill_at_commit", "--serve"],
+            env=environment,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._file,
+            bufsize=0,  # what was read ahead, no select would tell of
+        )
+        self.pid = 0
+        self._status: int | None = 0
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def start(self, *arguments: str, commit: int = 0, when: str = "before") -> None:
+        """Start the next worker, which dies before or after a commit of its journal if one is given."""
+        assert self._status is not None, "the one before still lives"
+        order = ["--commit", str(commit), "--when", when, "--", *arguments]
+        self._server.stdin.write(json.dumps(order).encode() + b"\n")
+        self._server.stdin.flush()
+        self.pid = int(self._server.stdout.readline())
+        self._status = None
+
+    def poll(self) -> int | None:
+        """Return the exit status of the worker started last; None while it lives."""
+        if self._status is None and select.select([self._server.stdout], [], [], 0)[0]:
+            self._status = int(self._server.stdout.readline())
+        return self._status
+
+    def kill(self) -> int:
+        """Kill the worker, if it still lives, and return its exit status."""
+        if self.poll() is None:
+            # It may end right now, but its parent keeps its process id until it has been told so.
+            os.kill(self.pid, signal.SIGKILL)
+            self._status = int(self._server.stdout.readline())
+        return self._status
+
+    def close(self) -> None:
+        if self._server.poll() is None:
+            self.kill()
+        self._server.stdin.close()
+        self._server.wait(30)
+        self._server.stdout.close()
+        self._file.close()

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, note as remark
+from hypothesis import given, note as remark, settings
 
 from continuum.core import facts
 from continuum.core.definitions import activity, workflow
@@ -29,7 +29,9 @@ from tests.core.driver import (
     replay,
     scripted,
 )
-from tests.core.test_properties import chances, check
+from tests.core.test_properties import _THOROUGH, chances, check as thoroughly
+
+check = thoroughly if thoroughly is _THOROUGH else settings(thoroughly, max_examples=60)
 
 
 @activity(name="resuming.step")
