@@ -17,6 +17,7 @@ from environ import Env
 
 from continuum.testing import postgres
 from continuum.testing.postgres import EmbeddedPostgres, PostgresUnavailableError
+from continuum.testing.processes import command_line
 from tests.waiting_for import eventually
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,6 +130,23 @@ def test_starting_twice_and_stopping_twice_changes_nothing(base_dir):
     server.stop()
     server.stop()
     assert not server.is_running()
+
+
+ABANDONED = """
+import os, signal
+from continuum.testing.postgres import EmbeddedPostgres
+server = EmbeddedPostgres.temporary({"fsync": "off"}).start()
+print((server.data_dir / "postmaster.pid").read_text().split()[0], server.base_dir, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_temporary_server_ends_with_a_process_that_is_killed():
+    done = subprocess.run([sys.executable, "-c", ABANDONED], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == -signal.SIGKILL
+    pid, directory = done.stdout.split()
+    eventually(lambda: not Path(directory).exists(), 30)
+    assert not command_line(int(pid))
 
 
 def test_a_temporary_server_leaves_nothing():

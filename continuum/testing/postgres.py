@@ -37,6 +37,8 @@ from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import quote
 
+from continuum.testing.processes import command_line, watch
+
 __all__ = ["BINDIR_VARIABLE", "EmbeddedPostgres", "PostgresUnavailableError"]
 
 BINDIR_VARIABLE = "CONTINUUM_POSTGRES_BINDIR"
@@ -86,10 +88,14 @@ class EmbeddedPostgres:
         self._users: IO[str] | None = None
         self._pid = 0
         self._temporary: Path | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def temporary(cls, options: Mapping[str, Any] | None = None) -> Self:
-        """Return a server (not started yet) in a new directory that is deleted when it stops."""
+        """Return a server (not started yet) in a new directory that is deleted when it stops.
+
+        A process beside this one sees to that when this one is killed.
+        """
         directory = Path(tempfile.mkdtemp(prefix="continuum-postgres-"))
         directory.chmod(0o711)  # let the server's account through to its own, closed folder
         server = cls(directory, options)
@@ -122,6 +128,8 @@ class EmbeddedPostgres:
             raise
         self._users, self._pid = users, os.getpid()
         atexit.register(self.stop)
+        if self._temporary is not None:
+            self._watcher = watch(self.base_dir, {BINDIR_VARIABLE: str(self._bin)})
         return self
 
     def stop(self) -> None:
@@ -129,6 +137,8 @@ class EmbeddedPostgres:
         if self._users is None or self._pid != os.getpid():  # a fork must not stop its parent's server
             return
         atexit.unregister(self.stop)
+        if self._watcher is not None:
+            self._watcher.communicate(b"stopped")
         last = False
         with self._starting_or_stopping(), self._users, suppress(BlockingIOError):
             fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,7 +274,7 @@ class EmbeddedPostgres:
             pid, data_dir = file.read_text().splitlines()[:2]
         except (FileNotFoundError, ValueError):
             return  # none, or an empty one: PostgreSQL copes with that
-        command = _command_line(int(pid))
+        command = command_line(int(pid))
         if command is not None and data_dir not in command and str(self.data_dir) not in command:
             file.unlink(missing_ok=True)
 
@@ -380,17 +390,6 @@ def _major_version(bin_dir: Path, account: Mapping[str, Any]) -> int:
     if match is None:
         raise PostgresUnavailableError(f"{bin_dir / 'postgres'} does not tell its version: {said.stdout!r}")
     return int(match[0])
-
-
-def _command_line(pid: int) -> str | None:
-    """Return the command line of a process: empty for a zombie, None if there is no such process."""
-    if os.path.isdir("/proc/self"):
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-    listed = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
-    return listed.stdout if listed.returncode == 0 else None
 
 
 def _digest(text: str) -> str:
