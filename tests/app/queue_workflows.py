@@ -65,7 +65,7 @@ def much_later(key: str) -> None:
     raise ConnectionError("come back in an hour")
 
 
-@activity(queue="mail", retry=Retry(max_attempts=1000, base=0.05, backoff="constant", horizon=0.2))
+@activity(queue="mail", retry=Retry(max_attempts=1000, base=0.25, backoff="constant", horizon=1.0))
 def within_horizon() -> None:
     raise ConnectionError("never")
 
