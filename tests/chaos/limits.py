@@ -36,7 +36,8 @@ _STARTS = f"""
     WITH start AS MATERIALIZED (
         SELECT at, row_number() OVER (ORDER BY at) AS number
         FROM (
-            SELECT (e.data->>'started')::bigint AS at FROM continuum_events e
+            SELECT (extract(epoch FROM e.recorded_at) * 1e6)::bigint - (e.data->>'took')::bigint AS at
+            FROM continuum_events e
             WHERE e.type IN ('activity_completed', 'activity_retried') AND e.name LIKE '%.keeps_pace'
         ) AS of_all
     )
