@@ -82,14 +82,14 @@ class Pace:
 
     def __init__(self) -> None:
         self.pause = PAUSE_SECONDS
-        self._sent_at = -math.inf
+        self.sent_at = -math.inf
 
     def sent(self, now: float) -> float:
         """A round goes out at this moment of the monotonic clock; return the pause after it, in seconds.
 
         It grows as long as rounds follow upon each other, and one that is late in coming ends the burst.
         """
-        gap, self._sent_at = now - self._sent_at, now
+        gap, self.sent_at = now - self.sent_at, now
         if gap < max(SOON_SECONDS, 2 * self.pause):
             self.pause = min(max(2 * self.pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         else:
@@ -116,7 +116,7 @@ class Sender:
         self._working = False  # the thread waits for the server: the connection is its own for now
         self._closed = False
         self._looks_at = math.inf  # when the thread looks what there is to do
-        self._sent_at = self._used_at = -math.inf
+        self._used_at = -math.inf
         self._due = -math.inf  # when the next round may go out
         self._pace = Pace()
         self._failing = False
@@ -149,7 +149,7 @@ class Sender:
         """Do not let what is pending wait for company."""
         with self._changed:
             if self._pending:
-                self._due = min(self._due, self._sent_at + PAUSE_SECONDS)
+                self._due = min(self._due, self._pace.sent_at + PAUSE_SECONDS)
                 self._advance(time.monotonic())
 
     def flush(self, timeout: float) -> bool:
@@ -208,7 +208,7 @@ class Sender:
         self._went_out(now)
 
     def _went_out(self, now: float) -> None:
-        self._sent_at, self._due = now, now + self._pace.sent(now)
+        self._due = now + self._pace.sent(now)
 
     def _receive(self) -> bool:
         """Take the answer to what was posted; return whether none is missing."""

@@ -6,7 +6,7 @@ of it: outside transactions, so that a statement the session does not know (any 
 sessions that belong to the connection, since behind a transaction pooler the next statement may meet another one.
 
 The values of a prepared statement go to libpq as they are: psycopg's cursor, which is made for statements of all kinds,
-takes half of what the client's share in such a statement costs.
+takes a quarter of what a start costs the client (benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -218,11 +218,13 @@ def _session(connection: Any) -> psycopg.Connection[Any] | None:
 
 
 def _may_prepare(connection: Any, session: psycopg.Connection[Any]) -> bool:
-    """Tell whether statements may be prepared: what the project says goes first."""
+    """Tell whether statements may be prepared: what the project says goes first, where it can be done."""
+    if session.info.encoding != "utf-8":
+        return False
     options = connection.settings_dict["OPTIONS"]
     if "prepare_threshold" in options:
         return options["prepare_threshold"] is not None
-    return not is_pooled(connection.alias) and session.info.encoding == "utf-8" and _is_own(session)
+    return not is_pooled(connection.alias) and _is_own(session)
 
 
 _UNSEEN = object()

@@ -14,6 +14,7 @@ import continuum
 from continuum import statements
 from continuum.models import InboxMessage, Run
 from tests.conftest import url_of
+from tests.waiting_for import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -270,12 +271,22 @@ class TestValues:
         assert rows[-1][4] == moment
         assert str(rows[-1][4]) == str(rows[0][4])
 
-    def test_in_another_style(self, statement):
+    def test_moments_in_a_style_that_psycopg_refuses_are_refused_alike(self, statement):
         with connection.cursor() as cursor:
-            cursor.execute("SET datestyle TO 'ISO, DMY'")
-            cursor.execute("SET intervalstyle TO 'iso_8601'")
-        rows = [statement(self.STATEMENT, **self.GIVEN, moment=self.MOMENTS[0]) for _ in range(OFTEN)]
-        assert rows[-1] == rows[0]
+            cursor.execute("SET datestyle TO 'German'")
+        errors = []
+        for _ in range(OFTEN):
+            with pytest.raises(NotImplementedError) as refused:
+                statement("SELECT %(moment)s::timestamptz", moment=self.MOMENTS[0])
+            errors.append(str(refused.value))
+        assert len(prepared()) == 1
+        assert len(set(errors)) == 1
+
+    def test_in_another_encoding(self, statement, monkeypatch):
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "prepare_threshold", 2)
+        with connection.cursor() as cursor:
+            cursor.execute("SET client_encoding TO 'LATIN1'")
+        assert [statement("SELECT %(words)s::text", words="ü") for _ in range(OFTEN)] == [("ü",)] * OFTEN
 
     @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
     def test_that_cannot_be_stored_are_refused_alike(self, statement, text):
@@ -301,9 +312,17 @@ def test_who_interrupts_a_statement_finds_the_connection_usable(statement):
     """As Ctrl-C does, which psycopg has the server told of."""
     statements_before = [statement("SELECT pg_sleep(%(seconds)s::float8)::text", seconds="0") for _ in range(OFTEN)]
     assert statements_before == [("",)] * OFTEN
-    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
-    timer.start()
+    address, pid = url_of(connection.settings_dict), connection.connection.info.backend_pid
+
+    def interrupt():
+        asleep = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+        with psycopg.connect(address, autocommit=True) as other:
+            eventually(lambda: other.execute(asleep, [pid]).fetchone(), 25)
+        signal.raise_signal(signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
     with pytest.raises(KeyboardInterrupt):
         statement("SELECT pg_sleep(%(seconds)s::float8)::text", seconds="30")
-    timer.join()
+    watcher.join()
     assert statement("SELECT %(number)s::int", number=1) == (1,)
