@@ -362,8 +362,7 @@ class Intake:
                 return messages
             await self._forward({message.run_id for message in late})
         # Somebody else is at it and not done yet: what was sent after it has to wait.
-        held_up = self._chains.after({message.run_id for message in late if message.kind != "child"})
-        if held_up:
+        if held_up := self._chains.after({message.run_id for message in late if message.kind != "child"}):
             self._held_up |= held_up
             asyncio.get_running_loop().call_later(STRAYS_DELAY, self._read_held_up)
         return [message for message in messages if message.run_id not in held_up]
