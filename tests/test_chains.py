@@ -131,8 +131,9 @@ class TestLateMail:
         monkeypatch.setattr(claims, "unread_of_worker", crossed)
         with worker() as running:
             continuum.signal(run, "on")
-            tip = eventually(lambda: Run.objects.filter(continued_from_run_id=run.pk).first())
-            self.put(tip, name="something")  # has the poll read
+            # Live by then: a claim would take up what is to have the poll read.
+            tip = eventually(lambda: Run.objects.filter(continued_from_run_id=run.pk, state="suspended").first())
+            self.put(tip, name="something")
             assert continuum.result(run, timeout=10) == ["early", "late"]
         assert unread() == 0
 
