@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import timedelta
 from itertools import pairwise
 
@@ -139,24 +140,33 @@ class TestLateMail:
 
     @pytest.mark.usefixtures("quick_poll")
     def test_that_cannot_be_forwarded_yet_is_not_overtaken(self, monkeypatch):
-        real, reads = claims.unread_of_worker, []
+        read, forward, reads, forwarding_now = claims.unread_of_worker, forwarding.forward, [], threading.Lock()
 
         async def watched(*args):
-            messages = await real(*args)
+            messages = await read(*args)
             reads.append([json.loads(message.payload) for message in messages])
             return messages
 
+        async def held_back(*args):
+            if not forwarding_now.acquire(blocking=False):
+                return {}
+            try:
+                return await forward(*args)
+            finally:
+                forwarding_now.release()
+
         monkeypatch.setattr(claims, "unread_of_worker", watched)
+        monkeypatch.setattr(forwarding, "forward", held_back)
         run = continuum.start(family.hands_over)
         with worker():
             continuum.signal(run, "on")
             tip = eventually(lambda: Run.objects.filter(continued_from_run_id=run.pk, state="suspended").first())
-            with transaction.atomic():
-                self.put(run, name="item", payload='"early"')
-                early = InboxMessage.objects.get(run_id=run.pk)
+            forwarding_now.acquire()  # or the message could be on its way before it is locked
+            self.put(run, name="item", payload='"early"')
             with transaction.atomic():
                 # As another worker that is forwarding it, and whose commit is long in coming.
-                InboxMessage.objects.select_for_update().get(pk=early.pk)
+                InboxMessage.objects.select_for_update().get(run_id=run.pk)
+                forwarding_now.release()
                 for word in ("late", "later"):
                     Background(continuum.signal, tip, "item", word).result()
                 eventually(lambda: reads.count(["early", "late", "later"]) > 2)
