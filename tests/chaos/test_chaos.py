@@ -57,7 +57,8 @@ def test_a_broken_fence_does_not_go_unnoticed(part, harm):
     done = chaos(*AMBUSH, part)
     assert done.returncode == 1
     assert harm in done.stdout
-    assert "Traceback" not in done.stdout
+    # Its own, that is: histories that it shows may have errors with tracebacks in them.
+    assert not any(line.startswith("Traceback") for line in done.stdout.splitlines())
 
 
 def test_a_whole_fence_is_not_accused():
