@@ -151,6 +151,7 @@ async def live_through(world, steps):
             assert len(world.journal._held._behind) <= world.journal.held_back <= RUNS
         world.database.rows.clear()
         world.database.others.clear()
+        await world.flush()  # a commit that is under way may have met a lock before
         await eventually_async(lambda: world.journal.held_back == 0)
         await world.flush()
         for live in world.lives:
