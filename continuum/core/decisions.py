@@ -108,4 +108,5 @@ def draw(execution: Any, size: int) -> bytes:
     """Return bytes that look random and depend on nothing but the run's seed and the place in its code."""
     scope = execution.loop.scope()
     scope.draws += 1
-    return blake2b(f"{scope.path}#{scope.draws}".encode(), digest_size=size, key=execution.seed).digest()
+    key = execution.run.randomness.bytes
+    return blake2b(f"{scope.path}#{scope.draws}".encode(), digest_size=size, key=key).digest()

@@ -141,6 +141,8 @@ class _Definition:
     def decode_arguments(self, text: str) -> tuple[list[Any], dict[str, Any]]:
         """The inverse of :meth:`encode_arguments`: fresh values, restored by the parameters' annotations."""
         raw = values.parse(text)
+        if type(raw) is list and len(raw) <= self._as_they_are[1] and values.TAG_MARK not in text:
+            return raw, {}
         annotations = self.parameters
         keywords: dict[str, Any] = {}
         if isinstance(raw, dict):

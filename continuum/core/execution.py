@@ -13,7 +13,6 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextvars import Context
 from itertools import islice
 from typing import Any
 
@@ -65,7 +64,6 @@ class Execution:
         self.progress: str | None = None
         self.cancel_reason: str | None = None
         self._root: Any = None
-        self.seed = (self.run.seed or self.run.id).bytes
         self.journal: list[Event] = []
         self.patches: dict[str, bool] = {}
         self._history: deque[Event] = deque()
@@ -115,8 +113,9 @@ class Execution:
 
     def _begin(self, now_us: int, cancelled: str | None = None) -> None:
         self.asks.retried_us = self._retried_us
-        self.identities = resuming.identities(self.run, self._history if EventType.RUN_FORKED in self._types else ())
-        self.become(self.identities.pop(0))
+        if EventType.RUN_FORKED in self._types:
+            self.identities = resuming.identities(self.run, self._history)
+            self.become(self.identities.pop(0))
         if not WALKED_PAST.isdisjoint(self._types):
             self.recorded = {e.command_id: e for e in self._history if e.type in WALKED_PAST and e.command_id}
         self.loop.time_us = now_us
@@ -126,8 +125,7 @@ class Execution:
         except Exception as exc:
             self._end(failure_of(exc))
             return
-        # An empty context: nothing of the process that happens to run it may leak in.
-        self._root = self.loop.create_task(coroutine, context=Context())
+        self._root = self.loop.create_root(coroutine)
         first = self._history[0] if self._history else None
         told = json.loads(first.data) if first is not None and first.type == EventType.CANCEL_REQUESTED else {}
         if told.get("before_start"):
@@ -204,7 +202,8 @@ class Execution:
         if not self._note(EventType.ACTIVITY_COMPLETED, command, data, ended_us):
             return False
         # What apply() does with the same event in a replay, short of comparing the command with itself.
-        self.asks.settle(command)
+        del self.pending[command.id]
+        command.answered = True
         delivery.complete(command, values.parse(result))
         self.drain()
         return True
@@ -331,7 +330,6 @@ class Execution:
     def become(self, identity: RunIdentity) -> None:
         """Go on as this run: what the code has seen so far it has seen as the run it was forked from."""
         self.run = identity
-        self.seed = (identity.seed or identity.id).bytes
         self.asks.belong_to(identity.id)
 
     def decide(self, type_: str, command_id: str | None, name: str | None, data: str) -> Event:

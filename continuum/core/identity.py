@@ -12,7 +12,7 @@ __all__ = ["RunIdentity"]
 class RunIdentity:
     """What a run is, whatever happens to it.
 
-    ``seed`` is what its randomness derives from; ``depth`` is how many parents it has above it.
+    ``seed`` is what its randomness derives from, if that is not its id; ``depth`` is how many parents it has above it.
     """
 
     id: UUID
@@ -22,3 +22,8 @@ class RunIdentity:
     started_us: int = 0
     seed: UUID | None = None
     depth: int = 0
+
+    @property
+    def randomness(self) -> UUID:
+        """What all that is random in the run derives from, to be the same in each replay."""
+        return self.seed or self.id

@@ -40,6 +40,7 @@ _ENSURE_FUTURE = {
 }
 # Paths up to this long stand for themselves, longer ones (tasks that start tasks that start tasks, …) as a hash.
 _MAX_PATH = 100
+_LAST_56_BITS = (1 << 56) - 1
 # A timer that lies further ahead never fires. Roughly the end of the year 9999, where datetimes end.
 LAST_US = 253_400_000_000_000_000
 
@@ -92,7 +93,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self.tasks: list[RunTask] = []
         self._ready: deque[Handle] = deque()
         self.serial = 0  # how many tasks, effects and timers there were; numbers each of them
-        self._first_hash = int.from_bytes((execution.run.seed or execution.run.id).bytes[-7:], "big")
+        self._first_hash = execution.run.randomness.int & _LAST_56_BITS
         self._generators: weakref.WeakSet[Any] | None = None  # few runs have any
         self.aside: Scope | None = None  # while a function runs that a replay does not run again
         self._outside = Scope("~")  # for what is created by a callback, outside any task
@@ -143,8 +144,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """Close every unfinished coroutine of the run, newest first, without recording anything."""
         self.closing = True
         self._ready.clear()
-        if self._generators is None and all(task.done() for task in self.tasks):
-            self.tasks.clear()
+        tasks = self.tasks
+        if self._generators is None and (not tasks or (tasks[0].done() and all(task.done() for task in tasks[1:]))):
+            tasks.clear()
             return
         outer = _get_running_loop()
         hooks = sys.get_asyncgen_hooks()
@@ -250,6 +252,18 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
+    def create_root(self, coro: Any) -> RunTask:
+        """Return the task of the workflow function: the first of the run.
+
+        Its context is empty: nothing of the process that happens to run it may leak in.
+        """
+        context = Context()
+        self.serial += 1
+        serial = self._first_hash + self.serial
+        task = RunTask(coro, scope=Scope("0"), serial=serial, context=context, loop=self, name="0")
+        self.tasks.append(task)
+        return task
+
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None, **_: Any) -> Any:
         if self.closing:
             close_coroutine(coro)
@@ -304,8 +318,6 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             )
 
     def _new_scope(self, parent: Scope) -> Scope:
-        if not self.serial:
-            return Scope("0")
         parent.tasks += 1
         path = f"{parent.path}.{parent.tasks}"
         if len(path) > _MAX_PATH:

@@ -15,13 +15,14 @@ that find their path), ``scalars`` and ``enums`` (single values), ``references``
 annotations are), ``readable`` (for people).
 """
 
-from continuum.values.jsontext import decode, encode, encode_plain, has_codec, parse, restore, scan
+from continuum.values.jsontext import TAG_MARK, decode, encode, encode_plain, has_codec, parse, restore, scan
 from continuum.values.model_refs import ModelRef
 from continuum.values.readable import display
 from continuum.values.references import register_reference
 from continuum.values.signatures import ParameterAnnotations, parameter_annotations, return_annotation
 
 __all__ = [
+    "TAG_MARK",
     "ModelRef",
     "ParameterAnnotations",
     "decode",

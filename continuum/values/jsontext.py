@@ -18,7 +18,7 @@ from continuum.values.annotations import codec_for
 from continuum.values.refusals import MAX_DEPTH, Refusal, TooDeep
 from continuum.values.trees import from_tree, to_tree
 
-__all__ = ["decode", "dump", "encode", "encode_plain", "has_codec", "parse", "restore", "scan"]
+__all__ = ["TAG_MARK", "decode", "dump", "encode", "encode_plain", "has_codec", "parse", "restore", "scan"]
 
 
 def _no_default(value: Any) -> Any:
@@ -28,6 +28,9 @@ def _no_default(value: Any) -> Any:
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
+
+TAG_MARK = '"~'
+"""The beginning of a tag. A text without it is plain JSON; one with it may still be."""
 
 _quote = _json_encoder.encode_basestring_ascii
 _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False, default=_no_default)
@@ -84,7 +87,7 @@ def _plain(value: Any, depth: int) -> bool:
 
 def _telling(text: str) -> bool:
     """Whether a text made of plain values may still hold something that needs a tag."""
-    if "\\u0000" in text or "\\ud" in text or '"~' in text:
+    if "\\u0000" in text or "\\ud" in text or TAG_MARK in text:
         return True
     return len(text) >= 617 and _long_number(text[::_STRIDE]) is not None
 
@@ -200,7 +203,7 @@ def decode(text: str, annotation: Any = None, *, path: str = "value") -> Any:
     """
     tree = parse(text, path=path)
     if annotation is None or (codec := codec_for(annotation)) is None:
-        if '"~' not in text:
+        if TAG_MARK not in text:
             return tree
         codec = None
     try:

@@ -115,8 +115,9 @@ class ActivityExecutor:
         """Run an attempt as soon as there is room. Never blocks; nothing is run any more once ``close`` was called."""
         if self._closing:
             return
+        if not self.busy:
+            self._quiet.clear()
         self.busy += 1
-        self._quiet.clear()
         attempt.submitted = True
         attempt.note = self._on_beat
         if (limit := attempt.limit) is not None:
@@ -202,7 +203,11 @@ class ActivityExecutor:
         return self._encode(attempt, attempt.definition.fn(*args, **kwargs))
 
     def _encode(self, attempt: Attempt, value: Any) -> str:
-        return values.encode(value, attempt.definition.returns, path="result", max_bytes=self._max_bytes)
+        definition = attempt.definition
+        text = values.encode_plain(value) if definition.returns_plain else None
+        if text is not None and len(text) <= self._max_bytes:
+            return text
+        return values.encode(value, definition.returns, path="result", max_bytes=self._max_bytes)
 
     # On the loop
 

@@ -55,7 +55,8 @@ class Attempts:
                 continue
             attempt = self.attempt(live, command)
             live.attempts[command.id] = attempt
-            self._engine.set_active(live, True)
+            if not live.active:
+                self._engine.set_active(live, True)
             if attempt.idempotency_key is None:
                 self.executor.submit(attempt)
             else:
@@ -107,8 +108,11 @@ class Attempts:
             live.beats[command.id] = result.attempt.details_json
         execution = live.execution
         if result.ok:
-            if execution.activity_completed(command, result.value_json or "null", result.started_us, result.ended_us):
-                self.answered(live, command, result.value_json or "null")
+            value = result.value_json or "null"
+            if execution.activity_completed(command, value, result.started_us, result.ended_us) and (
+                command.key is not None or live.beats
+            ):
+                self.answered(live, command, value)
         elif not command.answered:
             reported = result.error or {}
             error = {key: reported.get(key) for key in ("type", "message", "traceback", "details")}

@@ -145,9 +145,8 @@ class Engine:
         self.set_active(live, True)
         live.replaying = True
         self.suspects.admit(live)
-        live.seen.update(message.id for message in messages)
         live.recorded = history[-1].seq if history else 0
-        live.asked_to_stop = next((message for message in messages if message.kind == "cancel"), None)
+        live.hear(messages)
         self._make_room()
         telling.claimed(live, self.journal.worker_id, claimed.is_new)
         self.post(self._begin, live, history, messages, claimed.is_new)
@@ -229,7 +228,7 @@ class Engine:
                 self.summaries.clear(live, entry)
         if abandoned:
             self.attempts.abandon(live, abandoned)
-        if commands or cancels:
+        if cancels or (commands and (len(commands) > 1 or commands[0].child is not None)):
             commands = sending.send(self.journal, live, commands, cancels)
         if outcome is not None:
             self._end(live, outcome)
@@ -311,7 +310,8 @@ class Engine:
 
     def _leave(self, live: LiveRun) -> None:
         live.leaving = True
-        self.attempts.abandon_all(live)
+        if live.attempts or live.retries:
+            self.attempts.abandon_all(live)
         live.execution.close()
 
     def release(self, live: LiveRun) -> None:

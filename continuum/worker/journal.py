@@ -105,9 +105,10 @@ class Journal:
         return entry
 
     def _add(self, entry: Entry) -> None:
+        if not self._open:
+            self._idle.clear()
+            self._wake.set()
         self._open[entry.live] = entry
-        self._idle.clear()
-        self._wake.set()
 
     def drop(self, live: LiveRun) -> None:
         """Forget what ``live`` has handed over and no commit has taken along yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -183,6 +184,12 @@ class LiveRun:
         self.leaving = False
         self.gone = False
         self.held_back = False
+
+    def hear(self, messages: Sequence[Message]) -> None:
+        """Take note of the unread messages it was claimed with."""
+        if messages:
+            self.seen.update(message.id for message in messages)
+            self.asked_to_stop = next((message for message in messages if message.kind == "cancel"), None)
 
 
 def wanted(subject: Any) -> bool:
