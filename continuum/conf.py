@@ -149,6 +149,7 @@ OPTIONS: dict[str, Option] = {
     "CONCURRENCY": Option(200, _count),
     "LIVE_RUNS": Option(10_000, _count),
     "ACTIVITY_THREADS": Option(16, _count),
+    "PROCESSES": Option(None, _or_none(_count)),
     "QUEUES": Option({}, _queues),
     "DRAIN_TIMEOUT": Option(10.0, _seconds(zero=True)),
     "DEADLOCK_TIMEOUT": Option(2.0, _seconds()),
@@ -176,6 +177,7 @@ class Settings:
     CONCURRENCY: int
     LIVE_RUNS: int
     ACTIVITY_THREADS: int
+    PROCESSES: int | None
     QUEUES: dict[str, dict[str, Any]]
     DRAIN_TIMEOUT: float
     DEADLOCK_TIMEOUT: float

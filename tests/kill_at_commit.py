@@ -53,7 +53,7 @@ def work(arguments: list[str]) -> None:
     parser.add_argument("worker", nargs="*")
     options = parser.parse_args(arguments)
     arm(options.commit, options.when)
-    call_command("continuum_worker", *options.worker)
+    call_command("continuum_worker", "--processes=1", *options.worker)
 
 
 def serve() -> None:

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 from http.client import HTTPConnection
 from io import StringIO
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django.db import connection
 
 import continuum
 from continuum.management.commands.continuum_worker import Command
 from continuum.models import Worker
+from continuum.worker.joint_probes import JointProbes
 from tests.app import workflows as flows
 from tests.app.models import Effect
 from tests.waiting_for import eventually
 from tests.workers import ProcessWorker
 
 
-def free_ports(count=1):
-    """Return the first of so many free ports in a row."""
-    while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-        try:
-            for more in range(port, port + count):
-                with socket.socket() as one:
-                    one.bind(("127.0.0.1", more))
-        except (OSError, OverflowError):
-            continue
-        return port
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def ask(port, path, method="GET"):
@@ -72,7 +65,7 @@ def start_worker(subprocess_environment, tmp_path):
 @pytest.mark.django_db(transaction=True)
 class TestAnswers:
     def test_it_is_live_and_ready_while_it_serves_and_says_how_it_is(self, start_worker):
-        port = free_ports()
+        port = free_port()
         start_worker("--probe", f"127.0.0.1:{port}")
         eventually(lambda: status(port, "/ready") == 200, 30)
         continuum.start(flows.listens)
@@ -87,7 +80,7 @@ class TestAnswers:
         assert set(said) == {"state", "worker", "name", "live_runs", "last_renewal_age"}
 
     def test_other_requests_are_told_what_there_is(self, start_worker):
-        port = free_ports()
+        port = free_port()
         start_worker("--probe", str(port))
         eventually(lambda: status(port, "/ready") == 200, 30)
         assert ask(port, "/")[0] == 404
@@ -98,7 +91,7 @@ class TestAnswers:
         assert status(port, "/live?verbose") == 200
 
     def test_it_is_live_but_not_ready_while_it_drains(self, start_worker, tmp_path):
-        port = free_ports()
+        port = free_port()
         gate = tmp_path / "gate"
         continuum.start(flows.holds, "p", str(gate))
         worker = start_worker("--probe", str(port), "--drain-timeout", "30")
@@ -112,7 +105,7 @@ class TestAnswers:
         assert ask(port, "/live") == (None, None)
 
     def test_without_the_database_it_is_not_ready_and_after_a_while_not_live(self, start_worker):
-        port = free_ports()
+        port = free_port()
         start_worker("--probe", str(port), "--settings", "tests.settings_short_lease")
         eventually(lambda: status(port, "/ready") == 200, 30)
         before = ask(port, "/live")[1]["worker"]
@@ -136,12 +129,6 @@ class TestAnswers:
         assert status(port, "/live") == 200
         assert ask(port, "/live")[1]["worker"] != before
 
-    def test_each_of_several_processes_has_a_port_of_its_own(self, start_worker):
-        port = free_ports(2)
-        start_worker("--probe", str(port), "--processes", "2")
-        eventually(lambda: (status(port, "/ready"), status(port + 1, "/ready")) == (200, 200), 40)
-        assert ask(port, "/live")[1]["worker"] != ask(port + 1, "/live")[1]["worker"]
-
     def test_a_port_that_is_taken_is_said_and_ends_the_worker(self, start_worker):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -149,6 +136,121 @@ class TestAnswers:
             worker = start_worker("--probe", f"127.0.0.1:{taken.getsockname()[1]}")
             assert worker.wait() == 1
         assert "cannot answer probes" in worker.output
+
+
+def said_by_all(port):
+    """Return what the parent says of each of its processes."""
+    return (ask(port, "/ready")[1] or {"processes": []})["processes"]
+
+
+@pytest.mark.cluster
+@pytest.mark.django_db(transaction=True)
+class TestSeveralProcesses:
+    """One port for all of them: nobody else knows how many there are."""
+
+    def test_are_ready_when_all_of_them_are_and_say_how_each_is(self, start_worker):
+        port = free_port()
+        start_worker("--probe", f"127.0.0.1:{port}", "--processes", "2")
+        eventually(lambda: status(port, "/ready") == 200, 40)
+        continuum.start(flows.listens)
+        eventually(lambda: ask(port, "/ready")[1]["live_runs"] == 1, 10)
+        code, said = ask(port, "/live")
+        assert code == 200
+        assert said["state"] == "serving"
+        workers = {worker.id: worker.name for worker in Worker.objects.all()}
+        assert {one["worker"]: one["name"] for one in said["processes"]} == workers
+        assert {one["state"] for one in said["processes"]} == {"serving"}
+        assert sum(one["live_runs"] for one in said["processes"]) == 1
+
+    def test_are_live_but_not_ready_while_one_of_them_is_started_again(self, start_worker):
+        port = free_port()
+        start_worker("--probe", str(port), "--processes", "2")
+        assert status(port, "/live") in (None, 200)
+        eventually(lambda: status(port, "/ready") == 200, 40)
+        victim, *_ = Worker.objects.order_by("id")
+        os.kill(victim.pid, signal.SIGKILL)
+        eventually(lambda: status(port, "/ready") == 503, 10)
+        assert ask(port, "/ready")[1]["state"] == "starting"
+        heard = []
+        eventually(lambda: heard.append(status(port, "/live")) or status(port, "/ready") == 200, 40)
+        assert set(heard) == {200}
+        assert victim.id not in {one["worker"] for one in said_by_all(port)}
+
+    def test_are_not_live_while_one_of_them_does_not_answer(self, start_worker):
+        port = free_port()
+        start_worker("--probe", str(port), "--processes", "2", "--settings", "tests.settings_patient")
+        eventually(lambda: status(port, "/ready") == 200, 40)
+        silent, *_ = Worker.objects.order_by("id")
+        os.kill(silent.pid, signal.SIGSTOP)
+        try:
+            code, said = ask(port, "/live")
+            assert code == 503
+            assert said["state"] == "silent"
+            assert [one["state"] for one in said["processes"]].count("serving") == 1
+            assert status(port, "/ready") == 503
+        finally:
+            os.kill(silent.pid, signal.SIGCONT)
+        eventually(lambda: (status(port, "/live"), status(port, "/ready")) == (200, 200), 10)
+
+    def test_are_live_but_not_ready_while_they_drain(self, start_worker, tmp_path):
+        port = free_port()
+        gate = tmp_path / "gate"
+        worker = start_worker("--probe", str(port), "--processes", "2", "--drain-timeout", "30")
+        eventually(lambda: status(port, "/ready") == 200, 40)
+        continuum.start(flows.holds, "p", str(gate))
+        eventually(lambda: Effect.objects.filter(key="p:held").exists(), 30)
+        worker.send(signal.SIGTERM)
+        # The one that has nothing to do is gone soon.
+        eventually(lambda: [one["state"] for one in said_by_all(port)] == ["draining"], 20)
+        assert ask(port, "/ready")[0] == 503
+        assert status(port, "/live") == 200
+        gate.touch()
+        assert worker.wait() == 0
+        assert ask(port, "/live") == (None, None)
+
+    def test_are_not_started_when_the_port_is_taken(self, start_worker):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            worker = start_worker("--probe", f"127.0.0.1:{taken.getsockname()[1]}", "--processes", "2")
+            assert worker.wait() == 1
+        assert worker.output.count("cannot answer probes") == 1
+        assert "worker process" not in worker.output
+
+
+class TestParent:
+    """What the parent says of processes that say nothing."""
+
+    @pytest.fixture
+    def probes(self):
+        port = free_port()
+        probes = JointProbes(("127.0.0.1", port), name="parent", lease_ttl=0.1)
+        probes.port = port
+        yield probes
+        probes.close()
+
+    def test_without_a_process_it_is_not_ready(self, probes):
+        assert ask(probes.port, "/ready") == (
+            503,
+            {"state": "starting", "name": "parent", "live_runs": 0, "processes": []},
+        )
+        assert status(probes.port, "/live") == 200
+
+    def test_a_process_that_does_not_come_to_answer_is_given_up_after_three_leases(self, probes):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            probes.started(1, ours)
+            assert status(probes.port, "/live") == 200
+            eventually(lambda: status(probes.port, "/live") == 503, 5)
+            assert ask(probes.port, "/live")[1]["state"] == "starting"
+
+    def test_one_that_has_ended_for_good_counts_no_more(self, probes):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            probes.started(1, ours)
+            eventually(lambda: status(probes.port, "/live") == 503, 5)
+            probes.ended(1)
+            eventually(lambda: status(probes.port, "/live") == 200, 5)
 
 
 class TestOption:
@@ -176,8 +278,3 @@ class TestOption:
         Command(stdout=said).create_parser("manage.py", "continuum_worker").print_help(said)
         text = " ".join(said.getvalue().split())
         assert "--probe [HOST:]PORT Answer HTTP requests for /live and /ready there" in text
-        assert "the second on the next port" in text
-
-    def test_ports_must_be_enough_for_all_processes(self):
-        with pytest.raises(CommandError, match="not that many ports"):
-            call_command("continuum_worker", "--probe", "65535", "--processes", "2", skip_checks=True)

@@ -151,6 +151,26 @@ def test_in_a_burst_a_process_that_is_done_is_done(family):
     assert len(running.noted("started")) == 2
 
 
+def test_in_a_burst_one_process_stays_until_the_others_have_ended(family):
+    crashes_at_first = """
+    import asyncio, time
+    from continuum.worker.supervisor import OTHERS_PIPE, descriptor_of, others_ended
+    (here / f"started-{os.getpid()}").touch()
+    stays_for = descriptor_of(OTHERS_PIPE)
+    if stays_for is not None:
+        asyncio.run(others_ended(stays_for))
+        assert len(list(here.glob("ended-*"))) == 2, "somebody is still there"
+    else:
+        (here / f"ended-{os.getpid()}").touch()
+        os.kill(os.getpid(), signal.SIGKILL if len(list(here.glob("ended-*"))) == 1 else 0)
+    """
+    running = family(STAYS + textwrap.dedent(crashes_at_first), burst=True)
+    status, said = running.end()
+    assert status == 0, said
+    assert "somebody is still there" not in said
+    assert len(running.noted("started")) == 3
+
+
 def test_in_a_burst_a_process_that_crashes_is_started_again(family):
     once = """
     (here / f"started-{os.getpid()}").touch()

@@ -2,12 +2,16 @@
 
 import io
 import itertools
+import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -16,8 +20,9 @@ from django.db import connection, connections
 import continuum
 from continuum.core.definitions import registry
 from continuum.management.commands import continuum_worker as module
-from continuum.worker import log
+from continuum.worker import log, processors
 from continuum.worker.options import NodeOptions
+from tests.app import family_workflows as flows
 from tests.waiting_for import eventually
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +127,68 @@ def test_an_error_found_by_the_system_checks_stops_the_start(served, settings):
     with pytest.raises(CommandError, match="Did you mean 'CONCURRENCY'"):
         call_command("continuum_worker", skip_checks=False)
     assert served == []
+
+
+# How many processes it has
+
+
+@pytest.fixture
+def several(served, monkeypatch):
+    """Ask how many processes there would be on four processors; none is started."""
+    counts = []
+
+    class Recorded:
+        def __init__(self, command_line, processes, **arguments):
+            counts.append(processes)
+
+        def run(self):
+            return 0
+
+    monkeypatch.setattr(module, "Supervisor", Recorded)
+    monkeypatch.setattr(processors, "usable", lambda: 4)
+    monkeypatch.setattr(module.Command, "_serve_and_reload", lambda self, options: served.append(options))
+
+    def count(*arguments, from_code=False):
+        counts.clear()
+        served.clear()
+        instance = module.Command()
+        instance._called_from_command_line = not from_code
+        call_command(instance, *arguments, skip_checks=True, verbosity=0)
+        assert len(counts) + len(served) == 1
+        return counts[0] if counts else 1
+
+    return count
+
+
+@pytest.mark.django_db
+class TestHowManyProcesses:
+    def test_one_for_each_processor_unless_told_otherwise(self, several):
+        assert several() == 4
+
+    def test_the_setting_goes_before_the_processors_and_the_option_before_the_setting(self, several, settings):
+        settings.CONTINUUM = {"PROCESSES": 3}
+        assert several() == 3
+        assert several("--processes=2") == 2
+        assert several("--processes=1") == 1
+        settings.CONTINUUM = {"PROCESSES": 1}
+        assert several() == 1
+        assert several("--processes=6") == 6
+
+    @pytest.mark.parametrize("option", ["--burst", "--reload"])
+    def test_one_where_it_does_not_serve_for_long(self, several, settings, option):
+        assert several(option) == 1
+        settings.CONTINUUM = {"PROCESSES": 3}
+        assert several(option) == 1
+        assert several(option, "--processes=1") == 1
+
+    def test_several_in_a_burst_that_is_told_so(self, several):
+        assert several("--burst", "--processes=3") == 3
+
+    def test_one_when_it_is_called_from_code_that_does_not_say_more(self, several, settings):
+        assert several(from_code=True) == 1
+        assert several("--processes=2", from_code=True) == 2
+        settings.CONTINUUM = {"PROCESSES": 3}
+        assert several(from_code=True) == 3
 
 
 # What it says
@@ -286,7 +353,7 @@ def workers(state="alive", count=1):
 
 
 def test_a_worker_serves_until_it_is_told_to_stop_and_leaves_properly(start_worker):
-    process = start_worker()
+    process = start_worker("--processes=1")
     eventually(workers, 30)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=30)
@@ -312,11 +379,66 @@ def test_several_processes_are_several_workers_under_one_banner(start_worker):
     assert workers("dead", 2)
 
 
+def test_a_bare_worker_has_a_process_for_each_processor_up_to_four(start_worker):
+    count = processors.by_default()
+    process = start_worker()
+    eventually(lambda: workers(count=count), 60)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert workers("dead", count)
+    assert f"in each of {count} process" in " ".join(said.split())
+
+
+def test_a_bare_worker_answers_probes_for_all_its_processes_on_one_port(start_worker):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    start_worker("--probe", f"127.0.0.1:{port}")
+    count = processors.by_default()
+    eventually(lambda: workers(count=count), 60)
+
+    def ready():
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as response:
+            return json.load(response)
+
+    said = eventually(ready, 20)
+    assert len(said.get("processes", [said])) == count
+
+
 def test_a_burst_of_several_processes_ends_when_all_are_done(start_worker):
+    runs = [continuum.start(flows.fans_out, size) for size in range(1, 9)]
     process = start_worker("--processes=2", "--burst")
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert workers("dead", 2)
+    assert {continuum.get_run(run).state for run in runs} == {"completed"}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "arguments", "sentence"),
+    [
+        ({"DATABASE_URL": "postgres://nobody@127.0.0.1:9/none"}, [], "Cannot connect to database 'default'"),
+        ({"DATABASE_URL": "postgres://nobody@127.0.0.1:9/none"}, ["--skip-checks"], "Cannot reach the database none"),
+        ({"BROKEN": '{"CONCURENCY": 7}'}, [], "Did you mean 'CONCURRENCY'"),
+        ({"BROKEN": '{"WORKFLOW_MODULES": ["broken_flows"]}'}, [], "ZeroDivisionError"),
+        ({"BROKEN": '{"WORKFLOW_MODULES": ["broken_flows"]}'}, ["--skip-checks"], "ZeroDivisionError"),
+        ({"BROKEN": '{"PROCESSES": 0}'}, [], 'CONTINUUM["PROCESSES"] must be a whole number, 1 or more; it is 0.'),
+    ],
+)
+def test_what_keeps_several_processes_from_starting_is_said_once(
+    subprocess_environment, transactional_db, tmp_path, trouble, arguments, sentence
+):
+    (tmp_path / "broken_flows.py").write_text("1 / 0\n")
+    (tmp_path / "broken_settings.py").write_text(
+        "import json, os\nfrom tests.settings import *\nCONTINUUM = json.loads(os.environ.get('BROKEN', '{}'))\n"
+    )
+    environment = {"DJANGO_SETTINGS_MODULE": "broken_settings", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    process = worker(subprocess_environment | environment | trouble, "--processes=2", *arguments)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert said.count(sentence) == 1, said
+    assert "worker process" not in said
 
 
 def test_with_reload_a_change_of_code_gives_the_runs_back_and_starts_anew(
@@ -367,4 +489,4 @@ def test_processes_started_from_code_get_the_same_options(monkeypatch, served):
     [(line, processes, arguments)] = lines
     assert line[:4] == [sys.executable, "-m", "django", "continuum_worker"]
     assert {"--queues=a,b", "--threads=2", "--burst", "--drain-timeout=1.5"} <= set(line)
-    assert (processes, arguments) == (3, {"burst": True, "drain_timeout": 1.5})
+    assert (processes, arguments) == (3, {"burst": True, "drain_timeout": 1.5, "probes": None})

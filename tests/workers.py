@@ -95,13 +95,13 @@ def run_until_idle(**options: Any) -> ThreadWorker:
 
 
 class ProcessWorker:
-    """A worker process in the database of a test."""
+    """A worker process in the database of a test: one, whose id is that of the worker, unless told ``--processes``."""
 
     def __init__(self, environment: dict[str, str], *arguments: str, log: Path, cwd: Path = ROOT) -> None:
         self.log = log
         self._file = log.open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "django", "continuum_worker", *arguments],
+            [sys.executable, "-m", "django", "continuum_worker", "--processes=1", *arguments],
             env={**environment, "PYTHONPATH": os.pathsep.join([str(cwd), str(ROOT)])},
             cwd=cwd,
             stdin=subprocess.DEVNULL,

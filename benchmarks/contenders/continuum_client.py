@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import filling
 from benchmarks.contenders.base import Contender
 from benchmarks.server import Address
+from continuum.worker import processors
 
 __all__ = ["CLIENT"]
 
@@ -84,7 +85,7 @@ class Continuum(Contender):
 
     def wait_up(self, nodes: int) -> None:
         alive = "SELECT count(*) FROM continuum_workers WHERE state = 'alive' AND session_lock"
-        wanted = nodes * (self.processes or 1)
+        wanted = nodes * (self.processes or processors.by_default())
         self.observer.wait(lambda: self.observer.value(alive) >= wanted, "the workers are up", timeout=30)
 
     def start(self, flow: str, number: int) -> str:

@@ -39,6 +39,7 @@ def measure(contender: Contender, size: int) -> dict[str, float]:
     """Return the figures of one round."""
     observer = contender.observer
     observer.count_statements()
+    contender.processes = 1  # what one has in memory is asked
     contender.start_workers()
     worker, server = [contender.workers.first], [observer.server_pid()]
     empty = memory(worker)

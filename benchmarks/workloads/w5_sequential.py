@@ -24,6 +24,7 @@ FINE = 0.001
 def measure(contender: Contender, size: int) -> dict[str, float]:
     """Return the figures of one round."""
     observer = contender.observer
+    contender.processes = 1
     contender.start_workers()
     run = contender.start("many_steps", size)
 

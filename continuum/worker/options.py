@@ -20,6 +20,9 @@ class NodeOptions:
         drain_timeout: seconds current activities get to end once the worker is told to stop.
         name: what people call it; made of host and process id when empty.
         probe: host (None for all) and port where it answers an orchestrator's probes, or None.
+        asked_by: descriptor of a socket on which its parent asks how it is, or None.
+        stays_for: descriptor that can be read at an end once all others of a burst have ended, which this worker waits
+            for before it may end itself; or None.
     """
 
     database: str = "default"
@@ -30,3 +33,5 @@ class NodeOptions:
     drain_timeout: float = 10.0
     name: str = ""
     probe: tuple[str | None, int] | None = None
+    asked_by: int | None = None
+    stays_for: int | None = None

@@ -1,6 +1,7 @@
 """Liveness and readiness of a worker for those who orchestrate it, over HTTP: ``/live`` and ``/ready``.
 
-Served by the worker's own loop, so that one which no longer turns does not answer, which is what it is asked for.
+Served by the worker's own loop, so that one which no longer turns does not answer, which is what it is asked for. One
+of several processes is asked by its parent, which answers for all of them: see ``joint_probes.py``.
 """
 
 from __future__ import annotations
@@ -8,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from continuum.worker.node import Node
 
-__all__ = ["answering", "health", "is_live"]
+__all__ = ["PATIENCE", "Report", "answering", "health", "is_live", "listen", "report"]
 
 logger = logging.getLogger("continuum.worker")
 
@@ -27,6 +30,21 @@ PATIENCE = 3
 # What is not a request by then, or is longer, is not one of ours.
 REQUEST_TIMEOUT = 5.0
 MOST_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What there is to say to a probe.
+
+    Attributes:
+        said: how it is, as JSON values.
+        live: there is hope for it without a restart.
+        ready: it serves.
+    """
+
+    said: dict[str, Any]
+    live: bool
+    ready: bool
 
 
 def health(node: Node) -> dict[str, Any]:
@@ -56,6 +74,12 @@ def is_live(node: Node, state: str) -> bool:
     return age < PATIENCE * node.lease_ttl
 
 
+def report(node: Node) -> Report:
+    """Return what a worker has to say to a probe."""
+    said = health(node)
+    return Report(said, live=is_live(node, said["state"]), ready=said["state"] == "serving")
+
+
 @asynccontextmanager
 async def answering(node: Node) -> AsyncIterator[None]:
     """Answer probes of ``node`` for the length of a block, if its options say where.
@@ -63,16 +87,34 @@ async def answering(node: Node) -> AsyncIterator[None]:
     Raises:
         OSError: nothing can listen there.
     """
-    address = node.options.probe
-    if address is None:
+    options = node.options
+
+    async def asked() -> Report:
+        return report(node)
+
+    server = None if options.probe is None else await listen(options.probe, asked)
+    telling = None if options.asked_by is None else asyncio.create_task(_tell(node, options.asked_by))
+    try:
         yield
-        return
+    finally:
+        if server is not None:
+            server.close()
+        if telling is not None:
+            telling.cancel()
+
+
+async def listen(address: tuple[str | None, int], ask: Callable[[], Awaitable[Report]]) -> asyncio.Server:
+    """Answer probes at an address (host, or None for all, and port) with what ``ask`` returns, until closed.
+
+    Raises:
+        OSError: nothing can listen there.
+    """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_response(node, head.split(b"\r\n", 1)[0]))
+                writer.write(_response(head.split(b"\r\n", 1)[0], await ask()))
                 await writer.drain()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
@@ -82,22 +124,31 @@ async def answering(node: Node) -> AsyncIterator[None]:
     host, port = address
     server = await asyncio.start_server(answer, host, port, limit=MOST_BYTES)
     logger.info("answering /live and /ready on port %d", port)
+    return server
+
+
+async def _tell(node: Node, descriptor: int) -> None:
+    """Answer each line that a parent writes with a line of JSON, until it is gone."""
+    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=descriptor))
     try:
-        yield
+        while await reader.readline():
+            writer.write(json.dumps(asdict(report(node))).encode() + b"\n")
+    except OSError:
+        pass  # the end of a parent has consequences elsewhere
     finally:
-        server.close()
+        writer.close()
 
 
-def _response(node: Node, line: bytes) -> bytes:
+def _response(line: bytes, report: Report) -> bytes:
     method, _, rest = line.decode("latin-1").partition(" ")
     path = rest.partition(" ")[0].partition("?")[0]
-    said = health(node)
+    said = report.said
     if path not in ("/live", "/ready"):
         status, said = HTTPStatus.NOT_FOUND, {"error": "there are /live and /ready"}
     elif method not in ("GET", "HEAD"):
         status, said = HTTPStatus.METHOD_NOT_ALLOWED, {"error": "use GET"}
     else:
-        well = said["state"] == "serving" if path == "/ready" else is_live(node, said["state"])
+        well = report.ready if path == "/ready" else report.live
         status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
     body = json.dumps(said).encode() + b"\n"
     head = (

@@ -35,6 +35,7 @@ from continuum.worker.maintenance import Maintenance
 from continuum.worker.outbox import Sent
 from continuum.worker.queues import DEFAULT_QUEUE, Queues
 from continuum.worker.saturation import Saturation
+from continuum.worker.supervisor import others_ended
 from continuum.worker.tasks import Tasks
 from continuum.worker.timers import Timers
 from continuum.worker.transactional import Transactions
@@ -244,6 +245,8 @@ class Session:
                 wait.cancel()
 
     async def _nothing_left(self) -> None:
+        if self.options.stays_for is not None:
+            await others_ended(self.options.stays_for)
         while True:
             await self.engine.idle()
             news = await self.tasks.nothing_left()

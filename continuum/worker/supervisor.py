@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import select
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,16 +16,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from continuum.worker.connections import Backoff
+from continuum.worker.joint_probes import ASKED_BY, JointProbes
 
-__all__ = ["PARENT_PIPE", "PROCESS_NUMBER", "Supervisor", "end_with_parent", "process_number"]
+__all__ = ["OTHERS_PIPE", "PARENT_PIPE", "Supervisor", "descriptor_of", "end_with_parent", "others_ended"]
 
 logger = logging.getLogger("continuum.worker")
 
 PARENT_PIPE = "CONTINUUM_PARENT_PIPE"
 """Environment variable with the file descriptor whose end says that the parent is gone."""
 
-PROCESS_NUMBER = "CONTINUUM_PROCESS_NUMBER"
-"""Environment variable that tells a process which of several it is, from 1."""
+OTHERS_PIPE = "CONTINUUM_OTHERS_PIPE"
+"""Environment variable with the file descriptor whose end says that all others of a burst have ended."""
 
 # What a node takes, over its drain timeout, to give everything back.
 GIVING_BACK = 8.0
@@ -52,12 +55,16 @@ class Supervisor:
     more to end; a second one kills them at once. If the parent itself is killed, a pipe tells them so
     (``end_with_parent``).
 
+    In a burst one process stays until all others have ended (``others_ended``). What they gave back in the moment in
+    which the last of them had found nothing left would else be nobody's.
+
     Args:
         command: the command line of each process.
         processes: how many.
         burst: a process that ends with status 0 is done; otherwise it is started again whenever it ends.
         drain_timeout: seconds the processes give their activities.
         environment: of the processes; the parent's own unless given.
+        probes: what answers an orchestrator, and asks the processes.
     """
 
     def __init__(
@@ -68,12 +75,14 @@ class Supervisor:
         burst: bool = False,
         drain_timeout: float = 10.0,
         environment: Mapping[str, str] | None = None,
+        probes: JointProbes | None = None,
     ) -> None:
         self.command = list(command)
         self.burst = burst
         self.drain_timeout = drain_timeout
         self._environment = dict(os.environ if environment is None else environment)
         self._children = [_Child(number + 1) for number in range(processes)]
+        self._probes = probes
         self._stopped_by: int | None = None
         self._deadline = float("inf")
         self._gave_up = False
@@ -89,7 +98,8 @@ class Supervisor:
         0 if they ended well; 1 if they could not be got going, or not all of them ended well; 128 and the signal's
         number if a second signal or the deadline had them killed.
         """
-        self._pipe = os.pipe()
+        self._pipe, self._others = os.pipe(), os.pipe()
+        self._others_end: int | None = self._others[1]
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
@@ -102,7 +112,8 @@ class Supervisor:
             for number, handler in old_handlers.items():
                 signal.signal(number, handler)
             self._kill()
-            for descriptor in (*self._pipe, wake_read, wake_write):
+            self._tell_the_last()
+            for descriptor in (*self._pipe, self._others[0], wake_read, wake_write):
                 os.close(descriptor)
 
     def _supervise(self, wake: int) -> int:
@@ -115,6 +126,8 @@ class Supervisor:
                     status = max(status, self._ended(child, code, now))
                 if child.process is None and not child.finished and child.start_at <= now:
                     self._start(child)
+            if all(child.finished for child in self._children[1:]):
+                self._tell_the_last()
             if all(child.finished and child.process is None for child in self._children):
                 return 1 if self._gave_up else status
             if now >= self._deadline:
@@ -136,24 +149,46 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         child.started = time.monotonic()
-        environment = self._environment | {PARENT_PIPE: str(self._pipe[0]), PROCESS_NUMBER: str(child.number)}
+        descriptors = {PARENT_PIPE: self._pipe[0]}
+        if self.burst and child is self._children[0]:
+            descriptors[OTHERS_PIPE] = self._others[0]
+        theirs = None
+        if self._probes is not None:
+            ours, theirs = socket.socketpair()
+            self._probes.started(child.number, ours)
+            descriptors[ASKED_BY] = theirs.fileno()
+        environment = self._environment | {name: str(descriptor) for name, descriptor in descriptors.items()}
         # A group of its own: Ctrl-C in a terminal must reach the parent alone, or children would get two signals.
         try:
             child.process = subprocess.Popen(
-                self.command, env=environment, pass_fds=(self._pipe[0],), stdin=subprocess.DEVNULL, process_group=0
+                self.command,
+                env=environment,
+                pass_fds=tuple(descriptors.values()),
+                stdin=subprocess.DEVNULL,
+                process_group=0,
             )
         except OSError as error:
             pause = child.backoff.next()
             child.start_at = child.started + pause
             logger.error("worker process %d cannot be started (%s): trying again in %.1f s", child.number, error, pause)
             return
+        finally:
+            if theirs is not None:
+                theirs.close()
         logger.info("worker process %d started (pid %d)", child.number, child.process.pid)
+
+    def _tell_the_last(self) -> None:
+        if self._others_end is not None:
+            os.close(self._others_end)
+            self._others_end = None
 
     def _ended(self, child: _Child, code: int, now: float) -> int:
         """Take note of a child's end; returns what it means for the exit status."""
         lived = now - child.started
         if self._stopped_by is not None or self._gave_up or (self.burst and code == 0):
             child.finished = True
+            if self._probes is not None:
+                self._probes.ended(child.number)
             # Ended by the signal itself: it had not come far enough to drain anything.
             return int(code not in (0, -signal.SIGTERM))
         if lived >= SHORT_LIFE:
@@ -183,10 +218,12 @@ class Supervisor:
         self._stopped_by = number
         self._deadline = time.monotonic() + self.drain_timeout + GIVING_BACK
         for child in self._children:
-            if child.process is None:
-                child.finished = True
-            else:
+            if child.process is not None:
                 child.process.terminate()
+            elif not child.finished:
+                child.finished = True
+                if self._probes is not None:
+                    self._probes.ended(child.number)
 
     def _kill(self) -> None:
         for child in self._children:
@@ -203,12 +240,8 @@ def end_with_parent(end: Callable[[], Any] | None = None) -> bool:
     Args:
         end: called when the parent is gone; sends this process a SIGTERM unless given.
     """
-    # Taken out, since the descriptor means nothing in processes that activities start.
-    named = os.environ.pop(PARENT_PIPE, "")
-    if not named.isdigit():
+    if (descriptor := descriptor_of(PARENT_PIPE)) is None:
         return False
-    descriptor = int(named)
-    os.set_inheritable(descriptor, False)
 
     def watch() -> None:
         # Nothing is ever written: reading ends when the last holder of the other end, the parent, is gone.
@@ -220,10 +253,27 @@ def end_with_parent(end: Callable[[], Any] | None = None) -> bool:
     return True
 
 
-def process_number() -> int:
-    """Return which of several processes under a supervisor this is, from 1; 1 if there is no supervisor."""
-    number = os.environ.get(PROCESS_NUMBER, "") if PARENT_PIPE in os.environ else ""
-    return int(number) if number.isdigit() else 1
+def descriptor_of(variable: str) -> int | None:
+    """In a child of a supervisor: return the file descriptor that an environment variable tells; None if there is none.
+
+    Once: the variable is taken out, since the descriptor means nothing in processes that activities start.
+    """
+    named = os.environ.pop(variable, "")
+    if not named.isdigit():
+        return None
+    os.set_inheritable(int(named), False)
+    return int(named)
+
+
+async def others_ended(descriptor: int) -> None:
+    """In the process of a burst that stays: wait until all others have ended, so that what they left can be seen."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
 
 
 def _noted(number: int, frame: Any) -> None:

@@ -65,7 +65,7 @@ def _work(broken: str | None) -> None:
         from tests.chaos.broken import break_on_purpose
 
         break_on_purpose(broken)
-    call_command("continuum_worker", verbosity=1, skip_checks=True)
+    call_command("continuum_worker", processes=1, verbosity=1, skip_checks=True)
 
 
 if __name__ == "__main__":

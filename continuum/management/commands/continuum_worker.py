@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -19,20 +20,24 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import autoreload
 
 import continuum
+from continuum import discovery
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
 from continuum.management.options import add_database, count, database
 from continuum.wording import counted
-from continuum.worker import log
+from continuum.worker import log, processors
+from continuum.worker.joint_probes import ASKED_BY, JointProbes
 from continuum.worker.options import NodeOptions
 from continuum.worker.queues import DEFAULT_QUEUE
-from continuum.worker.supervisor import Supervisor, end_with_parent, process_number
+from continuum.worker.supervisor import OTHERS_PIPE, Supervisor, descriptor_of, end_with_parent
+
+logger = logging.getLogger("continuum.worker")
 
 MOST_NAMES = 12
 
 
 class Command(BaseCommand):
-    """Runs a worker, or several with ``--processes``."""
+    """Runs workers: as many processes as there are processors to use, unless somebody says how many."""
 
     help = "Runs workflows and activities until it is told to stop (SIGTERM or Ctrl-C drain, a second one leaves)."
 
@@ -56,7 +61,13 @@ class Command(BaseCommand):
             metavar="N",
             help='How many `def` activities may run at once. Default: CONTINUUM["ACTIVITY_THREADS"].',
         )
-        parser.add_argument("--processes", type=count, default=1, metavar="N", help="Worker processes. Default: 1.")
+        parser.add_argument(
+            "--processes",
+            type=count,
+            metavar="N",
+            help='Worker processes under one parent. Default: CONTINUUM["PROCESSES"], else one for each processor that '
+            f"may be used, at most {processors.MOST_PROCESSES}; one with --burst or --reload.",
+        )
         parser.add_argument("--burst", action="store_true", help="Stop when nothing is left to do.")
         parser.add_argument(
             "--drain-timeout",
@@ -68,8 +79,7 @@ class Command(BaseCommand):
             "--probe",
             type=_address_of_probe,
             metavar="[HOST:]PORT",
-            help="Answer HTTP requests for /live and /ready there, for an orchestrator. Of several processes the first "
-            "answers there, the second on the next port, and so on.",
+            help="Answer HTTP requests for /live and /ready there, for an orchestrator: for all processes.",
         )
         parser.add_argument("--reload", action="store_true", help="Start anew when code changes. For development.")
         add_database(parser)
@@ -85,14 +95,14 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve, and exit with the worker's status."""
         verbosity = options["verbosity"]
-        node = _node_options(options)
-        processes = options["processes"]
+        supervised = end_with_parent()
+        node = _node_options(options, supervised)
+        processes = self._processes(options)
         if options["reload"] and processes > 1:
             raise CommandError("--reload works with one process: leave out --processes.", returncode=2)
-        if node.probe and node.probe[1] + processes - 1 > 65_535:
-            raise CommandError("--probe: there are not that many ports; each process needs one.", returncode=2)
-        supervised = end_with_parent()
         if not supervised:
+            if processes > 1:
+                discovery.autodiscover()  # what is wrong there is said once, and not by each process
             self._require_migrations(node.database)
             log.set_up(node.name, verbosity)
             if verbosity and not (options["reload"] and os.environ.get(autoreload.DJANGO_AUTORELOAD_ENV) != "true"):
@@ -105,9 +115,7 @@ class Command(BaseCommand):
             self._serve_and_reload(node)
             return
         if processes > 1:
-            status = Supervisor(
-                self._child_command(options), processes, burst=node.burst, drain_timeout=node.drain_timeout
-            ).run()
+            status = self._supervise(node, self._child_command(options), processes)
         else:
             # Imported late: --help and a refusal need no engine.
             from continuum.worker.node import run_node
@@ -115,6 +123,35 @@ class Command(BaseCommand):
             status = run_node(node)
         if status:
             sys.exit(status)
+
+    def _processes(self, options: dict[str, Any]) -> int:
+        """Return how many processes are meant."""
+        if options["processes"] is not None:
+            return options["processes"]
+        # A burst is short as a rule, and would mostly wait for the other processes to start.
+        if options["reload"] or options["burst"]:
+            return 1
+        if continuum_settings.PROCESSES is not None:
+            return continuum_settings.PROCESSES
+        # Whoever calls the command from code may do so in a thread, or have prepared this process as no other would be.
+        return processors.by_default() if self._called_from_command_line else 1
+
+    @staticmethod
+    def _supervise(node: NodeOptions, command: list[str], processes: int) -> int:
+        probes = None
+        if node.probe is not None:
+            try:
+                probes = JointProbes(node.probe, name=node.name, lease_ttl=continuum_settings.LEASE_TTL)
+            except OSError as error:
+                logger.critical("cannot answer probes: %s", error)
+                return 1
+        try:
+            return Supervisor(
+                command, processes, burst=node.burst, drain_timeout=node.drain_timeout, probes=probes
+            ).run()
+        finally:
+            if probes is not None:
+                probes.close()
 
     def _require_migrations(self, alias: str) -> None:
         try:
@@ -164,9 +201,6 @@ class Command(BaseCommand):
                 command.append(f"--{name.replace('_', '-')}={options[name]}")
         if options["queues"]:
             command.append(f"--queues={','.join(options['queues'])}")
-        if options["probe"]:
-            host, port = options["probe"]
-            command.append(f"--probe={port if host is None else f'[{host}]:{port}'}")
         return [*command, *(["--burst"] if options["burst"] else [])]
 
     def _serve_and_reload(self, options: NodeOptions) -> None:
@@ -194,10 +228,9 @@ class Command(BaseCommand):
             ended.wait(options.drain_timeout)
 
 
-def _node_options(options: dict[str, Any]) -> NodeOptions:
+def _node_options(options: dict[str, Any], supervised: bool) -> NodeOptions:
     alias = database(options["database"])
     drain_timeout = options["drain_timeout"]
-    probe = options["probe"]
     return NodeOptions(
         database=alias,
         queues=options["queues"],
@@ -206,7 +239,9 @@ def _node_options(options: dict[str, Any]) -> NodeOptions:
         burst=options["burst"],
         drain_timeout=continuum_settings.DRAIN_TIMEOUT if drain_timeout is None else drain_timeout,
         name=f"{socket.gethostname()}:{os.getpid()}",
-        probe=probe and (probe[0], probe[1] + process_number() - 1),
+        probe=None if supervised else options["probe"],
+        asked_by=descriptor_of(ASKED_BY) if supervised else None,
+        stays_for=descriptor_of(OTHERS_PIPE) if supervised else None,
     )
 
 

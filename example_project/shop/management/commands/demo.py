@@ -26,6 +26,9 @@ from shop.workflows import SUSPICIOUS, OrderRequest, order_flow
 REVIEW_TIMEOUT = 15.0
 """Seconds a fraud review may take in the demo; the default of :class:`OrderRequest` is a day."""
 
+WORKER = ("continuum_worker", "--processes", "1")
+"""The command of each worker. Left to itself it is several under one parent, and the demo kills exactly one."""
+
 KILL_AT = 0.4
 """The share of finished orders at which a worker is killed."""
 
@@ -103,9 +106,9 @@ class Command(BaseCommand):
         return batch
 
     def _process(self, children: Children, batch: int, orders: int, workers: int) -> None:
-        living = [children.start(f"worker-{n}", "continuum_worker") for n in range(1, workers + 1)]
+        living = [children.start(f"worker-{n}", *WORKER) for n in range(1, workers + 1)]
         pids = ", ".join(str(worker.pid) for worker in living)
-        self._step("Workers", f"{workers} x manage.py continuum_worker (pid {pids}), logs in {children.logs}")
+        self._step("Workers", f"{workers} x manage.py {' '.join(WORKER)} (pid {pids}), logs in {children.logs}")
         started = moved = time.monotonic()
         killed = replaced = None
         done = signals = 0
@@ -134,7 +137,7 @@ class Command(BaseCommand):
                         f"unfinished orders{also}"
                     )
                 elif killed and not replaced and now - killed > REPLACED_AFTER:
-                    replaced = children.start(f"worker-{workers + 1}", "continuum_worker")
+                    replaced = children.start(f"worker-{workers + 1}", *WORKER)
                     living.append(replaced)
                     progress.say(f"   {replaced.name} started in its place (pid {replaced.pid})")
                 if now - moved > STALLED_AFTER:
