@@ -13,7 +13,7 @@ from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 
 import pytest
 
-from tests.test_probes import free_ports
+from tests.test_probes import free_port
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "example_project"
 PATIENCE = 180.0
@@ -48,7 +48,7 @@ class Demo:
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
         self.process = subprocess.Popen(
             # The usual port may be looked for by another demo at the same time.
-            [sys.executable, "-u", str(EXAMPLE / "manage.py"), "demo", "--port", str(free_ports()), *arguments],
+            [sys.executable, "-u", str(EXAMPLE / "manage.py"), "demo", "--port", str(free_port()), *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

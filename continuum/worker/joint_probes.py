@@ -78,8 +78,9 @@ class JointProbes:
 
     async def _close(self) -> None:
         self._server.close()
-        for number in list(self._asked):
-            self._remove(number)
+        left = [asked.close() for asked in self._asked.values()]
+        self._asked.clear()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _report(self) -> Report:
         reports = await asyncio.gather(*(asked.report() for asked in self._asked.values()))
@@ -136,5 +137,7 @@ class _Asked:
             if self._answer is not None:
                 self._answer.cancel()
 
-    def close(self) -> None:
+    def close(self) -> asyncio.Task[None]:
+        """Ask it no more; returns what ends soon."""
         self._listening.cancel()
+        return self._listening

@@ -138,6 +138,10 @@ class Command(BaseCommand):
 
     @staticmethod
     def _supervise(node: NodeOptions, command: list[str], processes: int) -> int:
+        # Those of a pool stay open otherwise, and this process needs none.
+        for connection in connections.all(initialized_only=True):
+            if hasattr(connection, "close_pool"):
+                connection.close_pool()
         probes = None
         if node.probe is not None:
             try:
