@@ -11,10 +11,8 @@ takes a quarter of what a start costs the client (benchmarks/README.md).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, tzinfo
-from functools import cache
 from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -29,7 +27,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from continuum.worker.connections import is_pooled
-from continuum.worker.sql import load
+from continuum.worker.sql import load, numbered
 
 __all__ = ["first_row"]
 
@@ -104,7 +102,7 @@ class _PreparedCursor:
         with session.lock:
             if not name:
                 name = f"continuum_{sum(1 for other, _ in known.values() if other)}"
-                pgconn.send_prepare(name.encode(), _numbered(text)[0])
+                pgconn.send_prepare(name.encode(), numbered(text)[0])
                 _checked(session.wait(generators.execute(pgconn)))
                 known[text] = name, uses
             pgconn.send_query_prepared(name.encode(), values)
@@ -141,21 +139,10 @@ class _PreparedCursor:
         return getattr(self._plain, name)
 
 
-@cache
-def _numbered(text: str) -> tuple[bytes, tuple[str, ...]]:
-    """Return a statement with its parameters numbered, and their names in that order."""
-    names: dict[str, int] = {}
-
-    def number(found: re.Match[str]) -> str:
-        return "%" if found[0] == "%%" else f"${names.setdefault(found[1], len(names) + 1)}"
-
-    return re.sub(r"%\((\w+)\)s|%%", number, text).encode(), tuple(names)
-
-
 def _as_text(text: str, parameters: Mapping[str, Any]) -> list[bytes | None] | None:
     """Return the values of a statement's parameters as PostgreSQL reads them; None if psycopg is to see to them."""
     values: list[bytes | None] = []
-    for name in _numbered(text)[1]:
+    for name in numbered(text)[1]:
         value = parameters[name]
         if value is None:
             values.append(None)

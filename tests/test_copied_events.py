@@ -150,6 +150,7 @@ def test_a_connection_that_breaks_around_the_copy_leaves_all_or_nothing(monkeypa
         async with desks() as desk:
             lives = [await desk.own() for _ in range(MANY)]
             entries = entries_of(lives, RowUpdate("suspended", True, progress='{"seen":1}'))
+            entries[0].send()
             broken = []
 
             async def break_it():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from unittest import mock
 
 import psycopg
 import pytest
 
 from continuum.ids import uuid7
-from continuum.worker import claims
+from continuum.worker import claims, recording
+from continuum.worker.exchange import Transaction
 from continuum.worker.family import MOST_BYTES
 from continuum.worker.forwarding import find_strays, forward
 from continuum.worker.live import Entry
@@ -468,23 +469,13 @@ class TestSuccessors:
         assert await count(desk, "continuum_runs", continued_from_run_id=old.id) == 1
 
 
-class Deaf:
-    """A connection that commits its first transaction, and breaks before it can say so."""
+class Deaf(Transaction):
+    """A transaction that is committed, and whose connection breaks before it can say so."""
 
-    closed = False
-
-    def __init__(self, real):
-        self.real = real
-
-    @asynccontextmanager
-    async def transaction(self):
-        async with self.real.transaction():
-            yield
-        self.closed = True
+    async def __aexit__(self, *error):
+        await super().__aexit__(*error)
+        self._pgconn.finish()
         raise psycopg.OperationalError("cut off")
-
-    def __getattr__(self, name):
-        return getattr(self.real, name)
 
 
 class TestLostAcknowledgements:
@@ -500,9 +491,17 @@ class TestLostAcknowledgements:
         family = starting(parent, one := child("0:2"))
         family.outbox.cancels.append(Cancellation(cancelled.id, "enough", "stop"))
         going_on = continued(old, None, ("go", "1"))
-        desk.journal._connection = deaf = Deaf(await desk.journal._connect())
-        assert await desk.write(family, ended(reporting), going_on) == set()
-        assert desk.journal._connection is not deaf
+        deaf = []
+
+        def begun(connection):
+            if deaf:
+                return Transaction(connection)
+            deaf.append(connection)
+            return Deaf(connection)
+
+        with mock.patch.object(recording, "Transaction", begun):
+            assert await desk.write(family, ended(reporting), going_on) == set()
+        assert desk.journal._connection is not deaf[0]
         assert await desk.runs(one.id) == [("pending", parent.id, "0:2")]
         assert await count(desk, "continuum_runs") == 6
         assert [kind for kind, _, _ in await desk.inbox(parent.id)] == ["child"]

@@ -15,6 +15,7 @@ import continuum
 from continuum.core.history import Event, EventType
 from continuum.models import Run, Worker
 from continuum.worker.connections import connect
+from continuum.worker.exchange import Transaction
 from continuum.worker.journal import Journal
 from continuum.worker.leases import declare_dead
 from continuum.worker.live import RowUpdate
@@ -486,24 +487,27 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_commit_is_found_dead(settin
         async with desks(2) as (stopped, survivor):
             live = await stopped.own()
             connection = await connect("default", application_name="stopped")
+
+            async def commit():
+                async with Transaction(connection) as transaction:
+                    if careful:
+                        assert await _held_rows(transaction, stopped.worker_id, [quiet(live)]) == set()
+                    else:
+                        assert await transaction.execute(*statement(stopped.worker_id, [quiet(live)])) == []
+                    await survivor.connection.execute(
+                        "UPDATE continuum_workers SET expires_at = clock_timestamp() - interval '1 s' WHERE id = %s",
+                        [stopped.worker_id],
+                    )
+                    assert await declare_dead(survivor.connection, survivor.worker_id) == []
+
+                    async def found():
+                        return await declare_dead(survivor.connection, survivor.worker_id) == [stopped.worker_id]
+
+                    await eventually_async(found)
+
             try:
-                await connection.execute("BEGIN")
-                if careful:
-                    assert await _held_rows(connection, stopped.worker_id, [quiet(live)]) == set()
-                else:
-                    await connection.execute(*statement(stopped.worker_id, [quiet(live)]))
-                await survivor.connection.execute(
-                    "UPDATE continuum_workers SET expires_at = clock_timestamp() - interval '1 s' WHERE id = %s",
-                    [stopped.worker_id],
-                )
-                assert await declare_dead(survivor.connection, survivor.worker_id) == []
-
-                async def found():
-                    return await declare_dead(survivor.connection, survivor.worker_id) == [stopped.worker_id]
-
-                await eventually_async(found)
                 with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
-                    await connection.execute("COMMIT")
+                    await commit()
             finally:
                 await connection.close()
 

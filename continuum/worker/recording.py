@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-import psycopg
-
 from continuum.conf import settings as continuum_settings
 from continuum.worker.arrays import plain_array, text_array
-from continuum.worker.connections import transaction
 from continuum.worker.event_rows import COPY_EVENTS, event_rows
+from continuum.worker.exchange import Connection, Rows, Transaction, execute
 from continuum.worker.live import Entry, LiveRun, RowUpdate
 from continuum.worker.outbox import Sent
 from continuum.worker.outbox_writing import write_outbox
@@ -24,11 +22,8 @@ PATIENCE = "150ms"
 # When no row of a run is in the way any more.
 PATIENCE_WHEN_FREE = "50ms"
 
-# From so many events on a commit brings them by COPY: what that saves outweighs the three round trips it takes.
+# From so many events on a commit brings them by COPY: what that saves outweighs the two round trips it takes.
 COPY_FROM = 64
-
-Connection = psycopg.AsyncConnection[Any]
-Rows = list[tuple[Any, ...]]
 
 
 class LeaseLockedError(Exception):
@@ -46,9 +41,9 @@ async def record(connection: Connection, worker_id: int, batch: list[Entry]) -> 
         psycopg.errors.LockNotAvailable: somebody holds something that is to be written, and does not let go.
     """
     if not _is_copied(batch) and all(entry.outbox is None for entry in batch):
-        return await _execute(connection, *statement(worker_id, batch)), None
-    async with transaction(connection):
-        return await _record(connection, worker_id, batch, PATIENCE)
+        return await execute(connection, *statement(worker_id, batch)), None
+    async with Transaction(connection) as transaction:
+        return await _record(connection, transaction, worker_id, batch, PATIENCE)
 
 
 async def record_free(
@@ -68,18 +63,18 @@ async def record_free(
     """
     rows: Rows = []
     sent = Sent()
-    async with transaction(connection):
-        locked = _without_rows(batch, await _held_rows(connection, worker_id, batch), on_left_out)
+    async with Transaction(connection) as transaction:
+        locked = _without_rows(batch, await _held_rows(transaction, worker_id, batch), on_left_out)
         free = [entry for entry in batch if entry.live.id not in locked]
         if free:
-            rows, sent = await _record(connection, worker_id, free, PATIENCE_WHEN_FREE)
+            rows, sent = await _record(connection, transaction, worker_id, free, PATIENCE_WHEN_FREE)
     return rows, sent, locked
 
 
-async def _held_rows(connection: Connection, worker_id: int, batch: list[Entry]) -> set[UUID]:
+async def _held_rows(transaction: Transaction, worker_id: int, batch: list[Entry]) -> set[UUID]:
     """Lock the rows of runs that a batch writes to; returns the ids of those that somebody else holds."""
     asked = [entry.live for entry in batch if entry.update is not None]
-    cursor = await connection.execute(
+    [(lease_locked, held)] = await transaction.execute(
         load("journal_locked"),
         {
             "worker": worker_id,
@@ -87,13 +82,10 @@ async def _held_rows(connection: Connection, worker_id: int, batch: list[Entry])
             "run_ids": plain_array([live.hex for live in asked]),
             "tokens": plain_array([live.token for live in asked]),
         },
-        prepare=True,
     )
-    row = await cursor.fetchone()
-    assert row is not None
-    if row[0]:
+    if lease_locked:
         raise LeaseLockedError
-    return set(row[1])
+    return set(held)
 
 
 def _without_rows(batch: list[Entry], held: set[UUID], on_left_out: Callable[[LiveRun], None]) -> set[UUID]:
@@ -115,23 +107,21 @@ def _is_copied(batch: list[Entry]) -> bool:
     return sum(len(entry.events) for entry in batch) >= COPY_FROM
 
 
-async def _record(connection: Connection, worker_id: int, batch: list[Entry], patience: str) -> tuple[Rows, Sent]:
-    copied = _is_copied(batch)
-    rows = await _execute(connection, *statement(worker_id, batch, patience, with_events=not copied))
+async def _record(
+    connection: Connection, transaction: Transaction, worker_id: int, batch: list[Entry], patience: str
+) -> tuple[Rows, Sent]:
+    copied = event_rows(batch) if _is_copied(batch) else None
+    rows = await transaction.execute(*statement(worker_id, batch, patience, with_events=copied is None))
     if rows:
+        await transaction.rollback()
         return rows, Sent()
-    if copied:
-        async with connection.cursor() as cursor, cursor.copy(COPY_EVENTS) as copy:
-            await copy.write(event_rows(batch))
-    return rows, await write_outbox(connection, batch)
+    sends = any(entry.outbox is not None for entry in batch)
+    if copied is not None:
+        await transaction.copy(COPY_EVENTS, copied, last=not sends)
+    return rows, await write_outbox(connection, batch) if sends else Sent()
 
 
-async def _execute(connection: Connection, text: str, parameters: dict[str, Any]) -> Rows:
-    cursor = await connection.execute(text, parameters, prepare=True)
-    return await cursor.fetchall()
-
-
-async def landed(connection: psycopg.AsyncConnection[Any], batch: list[Entry]) -> set[UUID]:
+async def landed(connection: Connection, batch: list[Entry]) -> set[UUID]:
     """Return the runs whose entries a commit has written whose acknowledgement was lost.
 
     An entry without events needs no answer: writing it again does the same again, or finds the run given up,
@@ -179,10 +169,13 @@ def statement(
         parameters["times"] = plain_array([event.time_us for _, event in events])
     else:
         without.add("written")
-    for part in ("consumed", "kept"):
-        if messages := [(entry.live.hex, message) for entry in batch for message in getattr(entry, part)]:
-            parameters[f"{part}_runs"] = plain_array([run for run, _ in messages])
-            parameters[part] = plain_array([message for _, message in messages])
+    for part, messages in (
+        ("consumed", [(entry.live.hex, entry.consumed) for entry in batch if entry.consumed]),
+        ("kept", [(entry.live.hex, entry.kept) for entry in batch if entry.kept]),
+    ):
+        if messages:
+            parameters[f"{part}_runs"] = plain_array([run for run, ids in messages for _ in ids])
+            parameters[part] = plain_array([message for _, ids in messages for message in ids])
         else:
             without.add(part)
     if changed := [(entry.live, entry.update) for entry in batch if entry.update is not None]:

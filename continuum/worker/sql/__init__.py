@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 
-__all__ = ["load"]
+__all__ = ["load", "numbered"]
 
 # A common table expression after the first begins on the line that ends the one before.
 _PART = re.compile(r"\), (\w+) AS ")
@@ -32,6 +32,17 @@ def load(name: str, without: frozenset[str] = frozenset()) -> str:
     if missing := without - {found[1] for found in map(_PART.match, lines) if found}:
         raise ValueError(f"{name}.sql has no {', '.join(sorted(missing))}")
     return "\n".join(_kept(lines, without))
+
+
+@cache
+def numbered(text: str) -> tuple[bytes, tuple[str, ...]]:
+    """Return a statement with its parameters numbered, as PostgreSQL itself has them, and their names in that order."""
+    names: dict[str, int] = {}
+
+    def number(found: re.Match[str]) -> str:
+        return "%" if found[0] == "%%" else f"${names.setdefault(found[1], len(names) + 1)}"
+
+    return re.sub(r"%\((\w+)\)s|%%", number, text).encode(), tuple(names)
 
 
 def _kept(lines: Iterable[str], without: frozenset[str]) -> Iterator[str]:
