@@ -5,13 +5,14 @@ import json
 import time
 import uuid
 from contextlib import asynccontextmanager
+from functools import partial
 
 import psycopg
 import pytest
 from django.db import connection as django_connection
 
 from continuum.worker import session
-from continuum.worker.connections import connect
+from continuum.worker.connections import connect, session_name
 from continuum.worker.leases import LOCK_CLASS, RELEASE_BATCH, Lease, declare_dead, release_stranded
 from continuum.worker.sql import load
 from tests.waiting_for import eventually_async
@@ -460,6 +461,37 @@ def test_declaring_a_node_dead_yields_to_its_journal_commit():
             return during, await declare_dead(connection, me.worker_id) == [other.worker_id]
 
     assert asyncio.run(scenario()) == ([], True)
+
+
+COPY = "COPY continuum_events (data) FROM STDIN"
+
+
+@pytest.mark.parametrize("asks", [COPY, "SELECT pg_sleep(600)"])
+def test_a_node_that_vanished_in_the_middle_of_a_commit_is_declared_dead_all_the_same(asks):
+    async def scenario():
+        async with sessions() as connection:
+            me, other = await node(connection), await node(connection)
+            journal = await connect("default", application_name=session_name("journal", other.worker_id))
+            idle = await connect("default", application_name=session_name("journal", other.worker_id))
+            mine = await connect("default", application_name=session_name("journal", me.worker_id))
+            for one, held, ask in (journal, other, asks), (mine, me, COPY):
+                await one.execute("BEGIN")
+                await one.execute("SELECT FROM continuum_workers WHERE id = %s FOR KEY SHARE", [held.worker_id])
+                one.pgconn.send_query(ask.encode())  # and never anything more
+            alive = await declare_dead(connection, me.worker_id)
+            await expire(connection, other.worker_id)
+            dead = await eventually_async(partial(declare_dead, connection, me.worker_id))
+            left = await rows(
+                connection,
+                "SELECT application_name, count(*) FROM pg_stat_activity "
+                "WHERE application_name LIKE 'continuum journal %%' GROUP BY 1 ORDER BY 1",
+            )
+            for one in (journal, idle, mine):
+                one.pgconn.finish()
+            return alive, dead == [other.worker_id], [count for _, count in left]
+
+    # The session at work is ended, the idle one and that of the node which looks are not.
+    assert asyncio.run(scenario()) == ([], True, [1, 1])
 
 
 def test_two_survivors_do_not_wait_for_each_other_and_each_death_is_declared_once():

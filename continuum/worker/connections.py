@@ -25,6 +25,7 @@ __all__ = [
     "is_pooled",
     "lends_sessions",
     "lends_sessions_sync",
+    "session_name",
     "session_settings",
     "transaction",
 ]
@@ -107,6 +108,11 @@ _OWN_SETTINGS = {
     # Each statement must see what was committed before it, whatever default the database has been given.
     "default_transaction_isolation": "read committed",
 }
+
+
+def session_name(purpose: str, worker_id: int | None) -> str:
+    """Return what a worker calls a session of its own; others find it by that."""
+    return f"continuum {purpose} {worker_id or ''}".strip()
 
 
 async def connect(

@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg
 
-from continuum.worker.connections import Backoff, brief
+from continuum.worker.connections import Backoff, brief, session_name
 from continuum.worker.sql import load
 from continuum.worker.suspects import chances
 from continuum.worker.task_claims import release_of_dead
@@ -260,6 +260,8 @@ async def declare_dead(
         return []
     cursor = await connection.execute(load("workers_declare_dead"), {"me": me, "lockless": sorted(lockless)})
     dead = sorted(row[0] for row in await cursor.fetchall())
+    if held := {worker for worker, expired in suspects.items() if expired}.difference(dead):
+        await _cut_off(connection, held)
     if dead:
         await _release(connection, dead)
         await release_of_dead(connection, dead)
@@ -282,6 +284,15 @@ async def _suspects(connection: psycopg.AsyncConnection[Any], me: int) -> dict[i
         load("workers_suspect"), {"me": me, "grace": RESTART_GRACE, "lock_class": LOCK_CLASS}
     )
     return dict(await cursor.fetchall())
+
+
+async def _cut_off(connection: psycopg.AsyncConnection[Any], workers: Iterable[int]) -> None:
+    """End what keeps these nodes, whose leases ran out, from being declared dead in the next sweep."""
+    cursor = await connection.execute(
+        load("workers_cut_off"), {"workers": sorted(workers), "prefix": f"{session_name('journal', None)} "}
+    )
+    for worker, _ in await cursor.fetchall():
+        logger.warning("worker %d is past its lease in the middle of a commit: its session is ended", worker)
 
 
 async def _release(connection: psycopg.AsyncConnection[Any], owners: list[int]) -> int:

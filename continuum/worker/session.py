@@ -19,7 +19,7 @@ from continuum.models import Worker
 from continuum.worker import adoption, paranoia, telling
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.clock import Clock
-from continuum.worker.connections import connect
+from continuum.worker.connections import connect, session_name
 from continuum.worker.deadlocks import Watchdog
 from continuum.worker.draining import Drain
 from continuum.worker.engine import Engine
@@ -219,7 +219,7 @@ class Session:
     async def _connect(self, purpose: str) -> psycopg.AsyncConnection[Any]:
         return await connect(
             self.options.database,
-            application_name=f"continuum {purpose} {self.worker_id or ''}".strip(),
+            application_name=session_name(purpose, self.worker_id),
             session=JOURNAL_SESSION if purpose in ("journal", "claims", "tasks", "outcomes") else None,
         )
 
