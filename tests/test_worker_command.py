@@ -146,6 +146,7 @@ def several(served, monkeypatch):
 
     monkeypatch.setattr(module, "Supervisor", Recorded)
     monkeypatch.setattr(processors, "usable", lambda: 4)
+    monkeypatch.setattr(sys, "argv", [__file__, "continuum_worker"])  # a script, whatever has started the tests
     monkeypatch.setattr(module.Command, "_serve_and_reload", lambda self, options: served.append(options))
 
     def count(*arguments, from_code=False):
@@ -183,6 +184,12 @@ class TestHowManyProcesses:
 
     def test_several_in_a_burst_that_is_told_so(self, several):
         assert several("--burst", "--processes=3") == 3
+
+    def test_one_when_others_cannot_be_started_the_same_way(self, several, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["-c", "continuum_worker"])
+        assert several() == 1
+        with pytest.raises(CommandError, match="use --processes=1"):
+            several("--processes=2")
 
     def test_one_when_it_is_called_from_code_that_does_not_say_more(self, several, settings):
         assert several(from_code=True) == 1

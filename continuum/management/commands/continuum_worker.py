@@ -134,7 +134,9 @@ class Command(BaseCommand):
         if continuum_settings.PROCESSES is not None:
             return continuum_settings.PROCESSES
         # Whoever calls the command from code may do so in a thread, or have prepared this process as no other would be.
-        return processors.by_default() if self._called_from_command_line else 1
+        if not self._called_from_command_line or _command_line() is None:
+            return 1
+        return processors.by_default()
 
     @staticmethod
     def _supervise(node: NodeOptions, command: list[str], processes: int) -> int:
@@ -197,8 +199,14 @@ class Command(BaseCommand):
     def _child_command(self, options: dict[str, Any]) -> list[str]:
         """Return the command line of one process of several."""
         if self._called_from_command_line:
-            # As the project starts it, so that `-m`, --settings, --pythonpath and -X stay; the last --processes counts.
-            return [*map(str, autoreload.get_child_arguments()), "--processes=1"]
+            command = _command_line()
+            if command is None:
+                raise CommandError(
+                    "Several processes are started as this one was, and it was not started with a script or a module: "
+                    "use --processes=1, or manage.py.",
+                    returncode=2,
+                )
+            return [*command, "--processes=1"]  # the last one counts
         command = [sys.executable, "-m", "django", "continuum_worker", f"--verbosity={options['verbosity']}"]
         for name in ("concurrency", "threads", "drain_timeout", "database"):
             if options[name] is not None:
@@ -247,6 +255,14 @@ def _node_options(options: dict[str, Any], supervised: bool) -> NodeOptions:
         asked_by=descriptor_of(ASKED_BY) if supervised else None,
         stays_for=descriptor_of(OTHERS_PIPE) if supervised else None,
     )
+
+
+def _command_line() -> list[str] | None:
+    """Return what started this process, with `-m`, --settings, --pythonpath and -X; None if that cannot be repeated."""
+    try:
+        return [str(argument) for argument in autoreload.get_child_arguments()]
+    except RuntimeError:  # `python -c`, say
+        return None
 
 
 def _address(alias: str) -> str:
