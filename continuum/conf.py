@@ -146,7 +146,7 @@ OPTIONS: dict[str, Option] = {
     "WORKFLOW_MODULES": Option((), _names),
     "LEASE_TTL": Option(30.0, _seconds()),
     "POLL_INTERVAL": Option(1.0, _seconds()),
-    "CONCURRENCY": Option(200, _count),
+    "CONCURRENCY": Option(400, _count),
     "LIVE_RUNS": Option(10_000, _count),
     "ACTIVITY_THREADS": Option(16, _count),
     "PROCESSES": Option(None, _or_none(_count)),
