@@ -174,8 +174,9 @@ def test_the_versions_of_runs_are_noted_by_their_ids(plan_of):
     assert not re.search("Scan on continuum_runs|runs_owner_idx", plan)
 
 
-def test_a_history_is_read_from_the_primary_key(plan_of):
-    plan = plan_of("history_load")
+@pytest.mark.parametrize("statement", ["history_load", "history_of_run"])
+def test_a_history_is_read_from_the_primary_key(plan_of, statement):
+    plan = plan_of(statement)
     assert "Seq Scan on continuum_events" not in plan
     assert "_pkey" in plan
 

@@ -18,6 +18,7 @@ from continuum.core.definitions import registry
 from continuum.models import Worker
 from continuum.worker import adoption, paranoia, telling
 from continuum.worker.activities import ActivityExecutor
+from continuum.worker.ahead import Ahead, try_claims, try_journal
 from continuum.worker.clock import Clock
 from continuum.worker.connections import connect, session_name
 from continuum.worker.deadlocks import Watchdog
@@ -103,6 +104,8 @@ class Session:
             **self.intake.loops(),
             **self.tasks.loops(),
         }
+        for ahead in (self.claims_ahead, self.journal_ahead):
+            ahead.open()
         tasks = [self._spawn(name, coroutine) for name, coroutine in coroutines.items()]
         try:
             listening = await self.listener.settled()
@@ -122,6 +125,8 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self.claims_ahead.close()
+            await self.journal_ahead.close()
             await self.intake.close()
             await self.attempt_link.close()
             await self.tasks.close()
@@ -147,6 +152,8 @@ class Session:
         settings, options = continuum_settings, self.options
         alias = options.database
         self.hints = Hints(alias)
+        self.claims_ahead = Ahead(partial(self._connect, "claims"), try_claims)
+        self.journal_ahead = Ahead(partial(self._connect, "journal"), partial(try_journal, worker_id=self.worker_id))
         engine = self.engine = self.node.engine = Engine(
             loop,
             clock=self.clock,
@@ -159,7 +166,7 @@ class Session:
             on_released=self._on_released,
         )
         self.journal = Journal(
-            partial(self._connect, "journal"),
+            self.journal_ahead,
             self.worker_id,
             on_durable=telling.telling(engine.on_durable),
             on_fenced=self._on_fenced,
@@ -181,7 +188,7 @@ class Session:
         )
         engine.connect(self.journal, self.executor)
         self.intake = Intake(
-            partial(self._connect, "claims"),
+            self.claims_ahead,
             self.worker_id,
             Loaded.of(self.workflows, pinned=adoption.pinned()),
             engine,
