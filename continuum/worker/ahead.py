@@ -65,9 +65,9 @@ class Ahead:
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.cancel()
-            await asyncio.gather(opening, return_exceptions=True)
-            if not opening.cancelled() and (connection := opening.result()) is not None:
-                await connection.close()
+            [found] = await asyncio.gather(opening, return_exceptions=True)
+            if found is not None and not isinstance(found, BaseException):
+                await found.close()
 
     async def _open(self) -> Connection | None:
         connection = None
