@@ -102,8 +102,7 @@ async def try_claims(connection: Connection) -> None:
 async def try_journal(connection: Connection, worker_id: int) -> None:
     """Try to record a step, and an end, of a run that there is not, for a worker that there is not.
 
-    Nothing is written or locked then. The worker's number is as long as that of the real one, since a statement is
-    prepared for each length.
+    Nothing is written or locked then.
     """
     nothing: Any = None
     entry = Entry(LiveRun(uuid7(), 0, nothing, nothing, 0))
