@@ -104,12 +104,13 @@ class TestOpening:
 
         asyncio.run(check())
 
-    def test_one_that_cannot_be_tried_out_is_closed(self):
+    @pytest.mark.parametrize("error", [psycopg.errors.UndefinedTable("no such table"), OSError("cut"), KeyError("x")])
+    def test_one_that_cannot_be_tried_out_is_closed(self, error):
         async def check():
             exchange = Exchange()
 
             async def refused(line):
-                raise psycopg.errors.UndefinedTable("no such table")
+                raise error
 
             ahead = Ahead(exchange.connect, refused)
             ahead.open()

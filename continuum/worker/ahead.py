@@ -76,8 +76,8 @@ class Ahead:
             # Behind a pooler the statements would be tried out in a session that the next one does not get.
             if connection.prepare_threshold is not None:
                 await self._try_out(connection)
-        except (psycopg.Error, OSError) as error:
-            # Whoever needs a connection finds out for himself, and says so.
+        except Exception as error:
+            # Whatever it is: whoever needs a connection finds out for himself, and says so.
             logger.debug("no connection could be opened ahead: %s", brief(error))
             if connection is not None:
                 await connection.close()
