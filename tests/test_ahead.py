@@ -13,7 +13,7 @@ from continuum.worker.claims import load_histories
 from continuum.worker.live import Entry, RowUpdate
 from continuum.worker.recording import record
 from tests.desks import desks, event, rows
-from tests.waiting_for import eventually
+from tests.waiting_for import eventually, eventually_async
 from tests.workers import worker
 
 
@@ -54,7 +54,7 @@ class TestOpening:
     async def opened(self, exchange):
         ahead = exchange.ahead()
         ahead.open()
-        await asyncio.sleep(0.01)
+        await eventually_async(lambda: ahead._opening.done())
         return ahead
 
     def test_the_first_is_there_and_tried_out_before_it_is_asked_for(self):

@@ -19,7 +19,7 @@ from continuum.worker.exchange import Transaction, execute
 from continuum.worker.live import Entry, RowUpdate
 from tests.desks import desks, event, rows
 from tests.poolers import PORT, PgBouncer, address_of, pgbouncer_binary
-from tests.waiting_for import eventually_async
+from tests.waiting_for import blocked, eventually_async
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -66,17 +66,6 @@ async def usable(connection):
     assert await execute(connection, "SELECT %(a)s::integer + 1", {"a": 1}) == [(2,)]
     assert await rows(connection, "SELECT 3") == [(3,)]
     return True
-
-
-async def waits_for_a_lock(other, connection):
-    async def waiting():
-        return await rows(
-            other,
-            "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",
-            connection.info.backend_pid,
-        )
-
-    await eventually_async(waiting)
 
 
 async def ended(other, pid):
@@ -393,7 +382,7 @@ def test_who_is_cancelled_in_the_middle_leaves_nothing_half_done(moment):
 
             socket, pid = connection.pgconn.socket, connection.info.backend_pid
             task = asyncio.create_task(commit())
-            await waits_for_a_lock(other, connection)
+            await blocked(other, connection)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -422,7 +411,7 @@ def test_a_session_that_is_ended_is_trouble_with_the_connection(way, moment):
                 await rows(other, "SELECT pg_terminate_backend(%s)", pid)
 
             async def end_while_it_waits():
-                await waits_for_a_lock(other, connection)
+                await blocked(other, connection)
                 await end()
 
             if moment == "before":

@@ -15,7 +15,7 @@ from continuum.worker import session
 from continuum.worker.connections import connect, session_name
 from continuum.worker.leases import LOCK_CLASS, RELEASE_BATCH, Lease, declare_dead, release_stranded
 from continuum.worker.sql import load
-from tests.waiting_for import eventually_async
+from tests.waiting_for import blocked, eventually_async
 from tests.workers import worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -137,19 +137,6 @@ def test_validity_counts_from_when_the_renewal_was_sent():
     left, took = asyncio.run(scenario())
     assert took > 0.0
     assert left == pytest.approx(9.0, abs=min(took, 0.02))
-
-
-async def blocked(observer, connection):
-    """Wait until the statement of ``connection`` waits for a lock."""
-
-    async def waits():
-        return await rows(
-            observer,
-            "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",
-            connection.info.backend_pid,
-        )
-
-    await eventually_async(waits)
 
 
 def test_a_node_that_was_declared_dead_is_not_renewed():

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 
-__all__ = ["eventually", "eventually_async"]
+__all__ = ["blocked", "eventually", "eventually_async"]
 
 _STEP = 0.005
 _LONGEST_STEP = 0.05
@@ -48,6 +48,18 @@ async def eventually_async(condition, timeout=10.0, *, message=""):
             raise AssertionError(_complaint(condition, timeout, message, value, doubt))
         await asyncio.sleep(step)
         step = min(step * 1.5, _LONGEST_STEP)
+
+
+async def blocked(observer, connection):
+    """Wait until a statement of ``connection`` waits for a lock, as another connection sees it."""
+
+    async def waits():
+        cursor = await observer.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'", [connection.info.backend_pid]
+        )
+        return await cursor.fetchone()
+
+    await eventually_async(waits)
 
 
 def _ask(condition):

@@ -202,8 +202,7 @@ class Execution:
         if not self._note(EventType.ACTIVITY_COMPLETED, command, data, ended_us):
             return False
         # What apply() does with the same event in a replay, short of comparing the command with itself.
-        del self.pending[command.id]
-        command.answered = True
+        self.asks.settle(command)
         delivery.complete(command, values.parse(result))
         self.drain()
         return True

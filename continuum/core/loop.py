@@ -144,9 +144,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """Close every unfinished coroutine of the run, newest first, without recording anything."""
         self.closing = True
         self._ready.clear()
-        tasks = self.tasks
-        if self._generators is None and (not tasks or (tasks[0].done() and all(task.done() for task in tasks[1:]))):
-            tasks.clear()
+        if self._generators is None and all(task.done() for task in self.tasks):
+            self.tasks.clear()
             return
         outer = _get_running_loop()
         hooks = sys.get_asyncgen_hooks()

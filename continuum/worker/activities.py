@@ -203,11 +203,7 @@ class ActivityExecutor:
         return self._encode(attempt, attempt.definition.fn(*args, **kwargs))
 
     def _encode(self, attempt: Attempt, value: Any) -> str:
-        definition = attempt.definition
-        text = values.encode_plain(value) if definition.returns_plain else None
-        if text is not None and len(text) <= self._max_bytes:
-            return text
-        return values.encode(value, definition.returns, path="result", max_bytes=self._max_bytes)
+        return values.encode(value, attempt.definition.returns, path="result", max_bytes=self._max_bytes)
 
     # On the loop
 
