@@ -425,7 +425,7 @@ def test_many_hints_use_one_connection(ears):
     for _ in range(5):
         continuum.start(flow, 1)
         assert hints.flush(10)
-    assert len(hint_sessions()) == 1
+    eventually(lambda: len(hint_sessions()) == 1)  # what a test before this one had closed may still be ending
 
 
 def test_a_connection_without_work_is_closed(ears, monkeypatch):
@@ -508,4 +508,4 @@ def test_a_forked_child_sends_over_a_connection_of_its_own(ears):
     assert ears.until(WORKER) == []
     continuum.start(flow, 1)
     assert ears.until(READY) == []
-    assert len(hint_sessions()) == 1
+    eventually(lambda: len(hint_sessions()) == 1)  # the child's ends a moment after its process
