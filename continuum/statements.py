@@ -11,7 +11,7 @@ takes a quarter of what a start costs the client (benchmarks/README.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
 from uuid import UUID
@@ -29,7 +29,7 @@ from psycopg.pq.abc import PGresult
 from continuum.worker.connections import is_pooled
 from continuum.worker.sql import load, numbered
 
-__all__ = ["first_row"]
+__all__ = ["all_rows", "first_row"]
 
 # As for the worker's own connections: what comes once or twice is not worth the round trip that preparing takes.
 PREPARE_THRESHOLD = 2
@@ -74,6 +74,54 @@ def first_row(alias: str, name: str, parameters: Mapping[str, Any]) -> tuple[Any
                 cursor.cursor = plain
         cursor.execute(load(name), parameters)
         return cursor.fetchone()
+
+
+def all_rows(alias: str, text: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Carry out a statement that is put together anew each time, though mostly as it was before, and fetch its rows.
+
+    After some times in a session PostgreSQL may settle on a plan that is the same for all values (its documentation of
+    PREPARE): the statement must be one whose plan does not depend on them.
+
+    Args:
+        alias: the database.
+        text: the statement, with ``%s`` for each parameter; it must be right to do again if it was refused.
+        parameters: in order.
+
+    Raises:
+        django.db.Error: as Django's cursors.
+    """
+    connection = connections[alias]
+    with connection.cursor() as cursor:
+        with connection.wrap_database_errors:
+            session = _session(connection) if type(cursor) is CursorWrapper else None
+        if session is not None:
+            plain, cursor.cursor = cursor.cursor, _PreparingCursor(session)
+            try:
+                cursor.execute(text, parameters)
+                return cursor.fetchall()
+            except DatabaseError as error:
+                if not isinstance(error.__cause__, _REFUSALS):
+                    raise
+                _willing[session] = False
+                cursor.cursor = plain
+        cursor.execute(text, parameters)
+        return cursor.fetchall()
+
+
+class _PreparingCursor(psycopg.Cursor[Any]):
+    """psycopg's own cursor, which leaves parameters to the server and has it prepare what comes again.
+
+    It notes what has come and keeps a hundred statements prepared; Django has told it not to.
+    """
+
+    def execute(self, query: Any, params: Any = None) -> Any:  # type: ignore[override]  # as Django calls it
+        session = self.connection
+        threshold = session.prepare_threshold
+        session.prepare_threshold = PREPARE_THRESHOLD if threshold is None else threshold
+        try:
+            return super().execute(query, params)
+        finally:
+            session.prepare_threshold = threshold
 
 
 class _PreparedCursor:

@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 import continuum
 from continuum import InvalidQueryError
 from continuum.models import Run
+from continuum.search import rows
 from continuum.search.groups import expression
 from continuum.search.habits import Habits
 from continuum.search.queries import _query
@@ -71,6 +72,39 @@ class TestPage:
         entry.version = 2
         entry.save()
         assert Run.objects.get(pk=run.pk).version == 2
+
+    @pytest.mark.parametrize("most_at_once", [1_000_000, 10])
+    def test_values_of_a_page_do_not_mix(self, most_at_once, monkeypatch):
+        """They are read together, those that are tagged and those that are not, where there are any at all."""
+        monkeypatch.setattr(rows, "_MOST_AT_ONCE", most_at_once)
+        shapes = [
+            {"input": [Decimal("9.50")], "result": {"a": [1]}, "attributes": {"n": 1}},
+            {"input": [{"a": "],["}], "error": {"type": "E"}, "attributes": {"n": [[]]}},
+            {"input": [], "result": "\u2028,", "progress": 0.5, "attributes": {}},
+            {"input": ["~", {"a": None}], "result": [], "completed_at": NOW},
+        ]
+        for shape in shapes:
+            RunFactory(**shape)
+        entries = continuum.query().entries
+        stored = Run.objects.in_bulk()
+        assert len(entries) == len(shapes)
+        for entry in entries:
+            for field in Run._meta.concrete_fields:
+                assert getattr(entry, field.attname) == getattr(stored[entry.pk], field.attname)
+                assert type(getattr(entry, field.attname)) is type(getattr(stored[entry.pk], field.attname))
+        with_lists = [entry for entry in entries if entry.input == []]
+        with_lists[0].input.append(1)  # nobody else's
+        assert continuum.query().entries[entries.index(with_lists[0])].input == []
+
+    def test_a_value_that_cannot_be_read_is_named_as_the_model_would(self):
+        RunFactory.create_batch(2)
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE continuum_runs SET result = '{\"~nothing\": 1}'")
+        with pytest.raises(ValueError) as by_model:
+            Run.objects.first()
+        with pytest.raises(ValueError) as by_search:
+            continuum.query()
+        assert str(by_search.value) == str(by_model.value)
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize(("use_tz", "zone"), [(True, None), (True, "Europe/Oslo"), (False, None)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import pytest
 from django.db import connection
@@ -11,7 +13,10 @@ from django.test.utils import CaptureQueriesContext
 
 import continuum
 from benchmarks.filling import RARE_WORKFLOW, fill
+from continuum import statements
 from continuum.models import Run
+from continuum.search import queries
+from continuum.search.habits import Habits
 
 RUNS = 30_000
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -114,6 +119,36 @@ def test_a_documented_search_reads_indexes_and_little_of_the_table(search, expec
     assert not sequential(plans)
     assert expected <= indexes(plans)
     assert blocks(plans) < 1_500  # a pass over the table takes about 3,000, along an index 30,000
+
+
+@pytest.mark.parametrize("search", [search for search, _ in SEARCHES.values()], ids=SEARCHES)
+def test_a_search_that_is_prepared_has_the_same_plan_for_all_values(search, monkeypatch):
+    """Sooner or later PostgreSQL keeps one, made without knowing any."""
+    asked = []
+
+    def all_rows(alias, text, parameters):
+        asked.append((text, parameters))
+        return statements.all_rows(alias, text, parameters)
+
+    monkeypatch.setattr(queries, "all_rows", all_rows)
+    monkeypatch.setattr(queries, "HABITS", Habits(quick=0.01))
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        continuum.query(per_page=50, **search)
+        for text, parameters in asked:
+            numbers = count(1)
+            numbered = re.sub("%s", lambda _, numbers=numbers: f"${next(numbers)}", text)
+            cursor.execute(f"PREPARE search AS {numbered}")
+            given = f"({', '.join(['%s'] * len(parameters))})" if parameters else ""
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE search{given}", parameters)
+            plan = cursor.fetchone()[0]
+            plan = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+            cursor.execute("DEALLOCATE search")
+            assert not sequential([plan])
+            assert indexes([plan]) & {STARTED, ENDED, COMPLETED, KEY, STATES}
+            assert GIN not in indexes([plan])
+            assert blocks([plan]) < 1_500
+    assert asked
 
 
 @pytest.mark.parametrize("order_by", [("desc", "started_at"), ("desc", "completed_at"), ("asc", "id")])

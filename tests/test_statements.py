@@ -236,6 +236,61 @@ def test_a_connection_that_was_cut_is_djangos_error_whatever_was_to_be_asked_fir
     assert Run.objects.count() == uses + 1
 
 
+class TestSearches:
+    """Statements that are put together anew each time."""
+
+    def search(self, value=1, **options):
+        where = [("eq", ["attributes", "value"], value), ("gte", "started_at", datetime(2024, 1, 1, tzinfo=UTC))]
+        return [run.input for run in continuum.query(where=where, **options).entries]
+
+    def test_that_come_again_are_prepared_for_all_values(self):
+        for number in range(OFTEN):
+            continuum.start(flow, number, attributes={"value": number})
+        connection.close()
+        for _ in range(3):
+            for number in range(OFTEN):
+                assert self.search(number) == [[number]]
+        looked_for = [text for text in prepared() if "@>" in text]
+        assert looked_for
+        assert all("'default'" in text for text in looked_for)
+        assert connection.connection.prepare_threshold is None
+
+    def test_of_another_namespace_are_others(self):
+        for _ in range(OFTEN):
+            self.search()
+        before = len(prepared())
+        for _ in range(OFTEN):
+            assert self.search(namespace="other") == []
+        assert len(prepared()) > before
+
+    @pytest.mark.parametrize("forget", ["DEALLOCATE ALL", "DISCARD ALL"])
+    def test_that_the_session_has_forgotten_are_carried_out_all_the_same(self, forget):
+        continuum.start(flow, 1, attributes={"value": 1})
+        for _ in range(OFTEN):
+            self.search()
+        with connection.cursor() as cursor:
+            cursor.execute(forget)
+        assert self.search() == self.search() == [[1]]
+
+    def test_in_a_transaction_are_not_prepared(self):
+        for _ in range(OFTEN):
+            with transaction.atomic():
+                self.search()
+        assert prepared() == []
+
+    def test_behind_what_is_said_to_be_a_pooler_are_not_prepared(self, monkeypatch):
+        monkeypatch.setitem(connection.settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
+        for _ in range(OFTEN):
+            self.search()
+        assert prepared() == []
+
+    def test_of_every_kind_are_kept_to_a_number(self):
+        for number in range(120):
+            for _ in range(3):
+                continuum.query(where=[("eq", ["attributes", f"{number}"], {}), ("eq", "state", "failed")])
+        assert 0 < len(prepared()) <= 101
+
+
 class TestValues:
     """What a prepared statement takes and returns is what it would be as text."""
 

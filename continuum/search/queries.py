@@ -29,6 +29,7 @@ from continuum.search.statements import (
     in_order,
     is_all_in_order,
 )
+from continuum.statements import all_rows
 
 __all__ = ["Page", "acount", "aquery", "count", "query"]
 
@@ -198,16 +199,16 @@ def _searched(alias: str, wanted: Query, limit: int) -> list[tuple[Any, ...]]:
     if wanted.column not in ("started_at", "completed_at", "id") or _names_runs(wanted):
         return _rows(alias, gathered(wanted, limit))
     if is_all_in_order(wanted):
-        return _rows(alias, in_order(wanted, None, limit))
+        return _rows_in_order(alias, in_order(wanted, None, limit))
     workflows = _workflows(wanted)
     if workflows and not wanted.states & LIVE:
-        return _rows(alias, ended_in_order(wanted, workflows, limit))
+        return _rows_in_order(alias, ended_in_order(wanted, workflows, limit))
     kind = (alias, replace(wanted, after=None))
     if kind in HABITS:
         return HABITS.gather(kind, lambda: _rows(alias, gathered(wanted, limit)))
-    rows = _rows(alias, in_order(wanted, _FIRST_LOOK, limit))
+    rows = _rows_in_order(alias, in_order(wanted, _FIRST_LOOK, limit))
     if len(rows) < limit and (further := _further_look(wanted, len(rows), limit)):
-        rows = _rows(alias, in_order(wanted, further, limit))
+        rows = _rows_in_order(alias, in_order(wanted, further, limit))
     if len(rows) == limit:
         return rows
     if workflows:
@@ -241,6 +242,11 @@ def _workflows(wanted: Query) -> list[str]:
             return []
         names = set(each.values) if names is None else names & set(each.values)
     return sorted(names) if names and len(names) <= _MOST_WORKFLOWS else []
+
+
+def _rows_in_order(alias: str, statement: Text) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement that says itself along which index to look, and how far, whatever the values."""
+    return all_rows(alias, statement.sql, statement.params)
 
 
 def _rows(alias: str, statement: Text) -> list[tuple[Any, ...]]:

@@ -6,9 +6,9 @@ model would hold without its detours, which cost as much as the search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, tzinfo
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from django.db import connections, models
@@ -20,7 +20,11 @@ from continuum.models import Run
 
 __all__ = ["columns", "runs_of"]
 
-Decoder = Callable[[str], Any]
+Texts = Sequence[str | None]
+Reader = Callable[[Texts], list[Any]]
+
+# How many characters of JSON are put together for reading.
+_MOST_AT_ONCE = 1_000_000
 
 
 @cache
@@ -35,46 +39,70 @@ def columns(table: str) -> str:
     )
 
 
-def runs_of(rows: Iterable[Sequence[Any]], alias: str) -> list[Run]:
+def runs_of(rows: Sequence[Sequence[Any]], alias: str) -> list[Run]:
     """Return the runs of rows, as the model would read them from the database ``alias``."""
-    names, decoders = _layout(connections[alias].timezone)
+    if not rows:
+        return []
+    names, readers = _layout(connections[alias].timezone)
+    columns_ = list(zip(*rows, strict=True))
+    for place, read in readers:
+        # Most runs have no error, no parent and nothing that they wait for.
+        if columns_[place].count(None) < len(rows):
+            columns_[place] = read(columns_[place])
     runs = []
-    for row in rows:
+    for row in zip(*columns_, strict=True):
         run = Run.__new__(Run)
         state = ModelState()
         state.adding, state.db = False, alias
         fields = run.__dict__
         fields["_state"] = state
         fields.update(zip(names, row, strict=True))
-        for name, decode in decoders:
-            text = fields[name]
-            if text is not None:
-                fields[name] = decode(text)
         runs.append(run)
     return runs
 
 
 @cache
-def _layout(zone: tzinfo | None) -> tuple[tuple[str, ...], tuple[tuple[str, Decoder], ...]]:
-    decoders = []
-    for field in Run._meta.concrete_fields:
+def _layout(zone: tzinfo | None) -> tuple[tuple[str, ...], tuple[tuple[int, Reader], ...]]:
+    """Return the names of the columns, and how to read those that came as text: where they stand, and by what."""
+    readers: list[tuple[int, Reader]] = []
+    for place, field in enumerate(Run._meta.concrete_fields):
         if isinstance(field, DurableJSONField):
-            decoders.append((field.attname, _durable(field)))
+            readers.append((place, partial(_values, field)))
         elif isinstance(field, models.JSONField):
-            decoders.append((field.attname, values.parse))
+            readers.append((place, _trees))
         elif isinstance(field, models.DateTimeField):
-            decoders.append((field.attname, _moment(zone)))
-    return tuple(field.attname for field in Run._meta.concrete_fields), tuple(decoders)
+            readers.append((place, partial(_each, _moment(zone))))
+    return tuple(field.attname for field in Run._meta.concrete_fields), tuple(readers)
 
 
-def _durable(field: DurableJSONField) -> Decoder:
-    def decode(text: str) -> Any:
-        return [] if text == "[]" else field.from_db_value(text, None, None)
-
-    return decode
+def _each(read: Callable[[str], Any], texts: Texts) -> list[Any]:
+    return [None if text is None else read(text) for text in texts]
 
 
-def _moment(zone: tzinfo | None) -> Decoder:
+def _trees(texts: Texts) -> list[Any]:
+    """Return the trees of JSON texts. Read as one list they take half the time, and share the strings of their keys."""
+    given = [text for text in texts if text is not None]
+    if sum(map(len, given)) > _MOST_AT_ONCE:
+        return _each(values.parse, texts)
+    trees = values.parse(f"[{','.join(given)}]")
+    if len(given) == len(texts):
+        return trees
+    following = iter(trees)
+    return [None if text is None else next(following) for text in texts]
+
+
+def _values(field: DurableJSONField, texts: Texts) -> list[Any]:
+    """Return the values of a column that holds durable ones."""
+    if any(text is not None and values.TAG_MARK in text for text in texts):
+        return _each(partial(_value, field), texts)
+    return _trees(texts)
+
+
+def _value(field: DurableJSONField, text: str) -> Any:
+    return field.from_db_value(text, None, None)
+
+
+def _moment(zone: tzinfo | None) -> Callable[[str], Any]:
     """Return what reads a moment in the time zone of the connection, None for naive moments (``USE_TZ = False``)."""
     if zone is UTC:
         return datetime.fromisoformat

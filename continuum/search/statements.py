@@ -5,12 +5,17 @@ choose gets a millisecond for most searches and a walk over every run for some. 
 index has the order, a bounded number of runs is looked at in that order (``in_order``); what is too rare to be found so
 is gathered by the index of what it is rare by, and sorted then (``gathered``), which PostgreSQL chooses well.
 
+Names of namespaces and workflows stand in the text where their letters allow it without a doubt, everything else that
+callers hand over is a parameter: how many runs there are of a name decides on the plan, so that a plan may be kept for
+all other values, but not for all names.
+
 Runs are looked for in the parts that indexes were made for: those that have ended apart from those that are live, those
 that run apart from all others. Each text is a query of its own, so that each part gets a plan of its own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +38,8 @@ _SPACES = """RECURSIVE spaces (namespace) AS (
     SELECT (SELECT r.namespace FROM continuum_runs r WHERE r.namespace > s.namespace ORDER BY r.namespace LIMIT 1)
     FROM spaces s WHERE s.namespace IS NOT NULL
 )"""
+# Nothing that could end a literal, be an escape, or a mark for a parameter.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 _CASTS = {"id": "uuid", "state": "text", "workflow": "text", "version": "bigint"}
 
 
@@ -147,7 +154,7 @@ def in_order(query: Query, looked_at: int | None, wanted: int) -> Text:
     if states != ALL_STATES:
         rest.append(_in_states(query.states))
     if query.namespace is not None and not hop:
-        rest.append(Text("namespace = %s::text", (query.namespace,)))
+        rest.append(_is("namespace", query.namespace))
     limit = looked_at or wanted
     tail = f"{query.order} LIMIT {limit}"
     namespace = _namespace(query, hop) if hop else []
@@ -172,7 +179,7 @@ def ended_in_order(query: Query, workflows: Sequence[str], wanted: int) -> Text:
     page = _page(query, wanted)
     bounds = [*_namespace(query, True), *_texts(query.bounds), *query.stretch]
     parts = [
-        _select("*", [Text("workflow = %s::text", (name,)), Text(f"state = '{state}'"), *bounds], page)
+        _select("*", [_is("workflow", name), Text(f"state = '{state}'"), *bounds], page)
         for name in workflows
         for state in sorted(query.states & ENDED)
     ]
@@ -226,8 +233,15 @@ def _by_namespace(query: Query) -> bool:
 
 def _namespace(query: Query, hop: bool) -> list[Text]:
     if query.namespace is not None:
-        return [Text("namespace = %s::text", (query.namespace,))]
+        return [_is("namespace", query.namespace)]
     return [Text("namespace = spaces.namespace")] if hop else []
+
+
+def _is(column: str, name: str) -> Text:
+    """Return the condition that a column holds a name."""
+    if _PLAIN_NAME.fullmatch(name):
+        return Text(f"{column} = '{name}'::text")
+    return Text(f"{column} = %s::text", (name,))
 
 
 def _each_space(query: Query, hop: bool, arms: list[Text]) -> Text:
