@@ -12,6 +12,7 @@ from django.utils import timezone
 import continuum
 from continuum.models import Run
 from continuum.worker import connections, recording
+from continuum.worker.exchange import execute
 from continuum.worker.links import Link
 from continuum.worker.sql import load
 from tests.app import family_workflows as families, workflows as flows
@@ -29,28 +30,34 @@ def breaks(monkeypatch):
     ``when(number, statement)`` says of the statement with this number on its connection whether the connection breaks
     "before" or "after" it, or None. Returns what has broken.
     """
-    rules, broken = [], []
+    rules, broken, asked = [], [], {}
+
+    async def met(connection, statement, carry_out):
+        purpose, numbers = asked.get(connection, ("", itertools.count(1)))
+        number = next(numbers)
+        when = next((rule(number, statement) for concerned, rule in rules if concerned == purpose), None)
+        if when == "after":
+            await carry_out()
+        if when is not None:
+            broken.append(statement)
+            await connection.close()
+            raise psycopg.OperationalError("the connection was ended")
+        return await carry_out()
 
     async def connect(alias, *, application_name, **arguments):
         connection = await connections.connect(alias, application_name=application_name, **arguments)
-        execute, numbers = connection.execute, itertools.count(1)
-
-        async def breaking(statement, *arguments, **options):
-            number = next(numbers)
-            text = str(statement)
-            when = next((rule(number, text) for purpose, rule in rules if purpose == application_name.split()[1]), None)
-            if when == "after":
-                await execute(statement, *arguments, **options)
-            if when is not None:
-                broken.append(text)
-                await connection.close()
-                raise psycopg.OperationalError("the connection was ended")
-            return await execute(statement, *arguments, **options)
-
-        connection.execute = breaking
+        asked[connection] = application_name.split()[1], itertools.count(1)
+        execute = connection.execute
+        connection.execute = lambda statement, *arguments, **options: met(
+            connection, str(statement), lambda: execute(statement, *arguments, **options)
+        )
         return connection
 
+    async def exchange(connection, text, parameters):
+        return await met(connection, text, lambda: execute(connection, text, parameters))
+
     monkeypatch.setattr("continuum.worker.session.connect", connect)
+    monkeypatch.setattr("continuum.worker.claims.execute", exchange)
 
     def add(purpose, when):
         rules.append((purpose, when))

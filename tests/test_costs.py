@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 
 import continuum
 from continuum.models import HistoryEvent, Run
-from continuum.worker import claims, sql
+from continuum.worker import claims, exchange, sql
 from tests.app import workflows as flows
 from tests.waiting_for import eventually
 from tests.workers import worker
@@ -142,14 +142,22 @@ def said(monkeypatch):
     """Every statement of the worker in this process: what its connection is for, and its name."""
     names = {sql.load(path.name[:-4]): path.name[:-4] for path in files(sql).iterdir() if path.name.endswith(".sql")}
     said: list[tuple[str, str]] = []
-    real = psycopg.AsyncCursor.execute
+    by_cursor, by_exchange = psycopg.AsyncCursor.execute, exchange._ready
+
+    def note(connection, query):
+        purpose = connection.info.get_parameters()["application_name"].split()[1]
+        said.append((purpose, names.get(str(query), str(query))))
 
     async def execute(self, query, *args, **kwargs):
-        purpose = self.connection.info.get_parameters()["application_name"].split()[1]
-        said.append((purpose, names.get(str(query), str(query))))
-        return await real(self, query, *args, **kwargs)
+        note(self.connection, query)
+        return await by_cursor(self, query, *args, **kwargs)
+
+    async def ready(connection, text, parameters):
+        note(connection, text)
+        return await by_exchange(connection, text, parameters)
 
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", execute)
+    monkeypatch.setattr(exchange, "_ready", ready)
     return said
 
 
@@ -225,6 +233,7 @@ def test_a_workflow_costs_no_more_statements_commits_and_log_than_it_did(said, p
             client = sum(run_alone(kind) for _ in range(RUNS))
             written = log.written()
             by_purpose = Counter(purpose for purpose, _ in said)
+            assert all(by_purpose[purpose] for purpose in ("claims", "journal", "hints"))  # they are seen at all
             counted = {
                 "client": client,
                 **{purpose: by_purpose[purpose] for purpose in ("claims", "journal", "hints")},

@@ -13,7 +13,8 @@ import psycopg
 from continuum.conf import settings as continuum_settings
 from continuum.core.execution import RunIdentity
 from continuum.core.history import Event, event_of
-from continuum.worker.arrays import plain_array
+from continuum.worker.arrays import plain_array, text_array
+from continuum.worker.exchange import execute
 from continuum.worker.live import Message
 from continuum.worker.loaded import PATIENCE, Loaded
 from continuum.worker.sql import load
@@ -71,8 +72,8 @@ class Found(NamedTuple):
 
 async def look(connection: psycopg.AsyncConnection[Any], worker_id: int) -> Found:
     """Look at all that there may be to do with one statement. What it does not find is not there."""
-    cursor = await connection.execute(load("intake_look"), {"worker": worker_id}, prepare=True)
-    return Found(*(await cursor.fetchone() or (True,) * 4))
+    rows = await execute(connection, load("intake_look"), {"worker": worker_id})
+    return Found(*(rows[0] if rows else (True,) * 4))
 
 
 async def claim_due(
@@ -108,18 +109,17 @@ async def _claim(
 ) -> list[ClaimedRun]:
     parameters = {
         "worker": worker_id,
-        "workflows": loaded.names,
-        "hashes": loaded.hashes,
-        "pinned": loaded.pinned,
-        "patience": PATIENCE,
-        "grace": continuum_settings.LEASE_TTL,
+        "workflows": text_array(loaded.names),
+        "hashes": text_array(loaded.hashes),
+        "pinned": str(loaded.pinned),
+        "patience": str(PATIENCE),
+        "grace": str(continuum_settings.LEASE_TTL),
         "limit": limit,
         "sizes": plain_array(GROUPS),
         **chances(),
         **loaded.table,
     }
-    cursor = await connection.execute(load(statement), parameters, prepare=True)
-    return [_claimed(row) for row in await cursor.fetchall()]
+    return [_claimed(row) for row in await execute(connection, load(statement), parameters)]
 
 
 async def owned_by(
@@ -127,8 +127,7 @@ async def owned_by(
 ) -> list[ClaimedRun]:
     """Return the runs a worker owns, without those whose tokens are ``known``."""
     parameters = {"worker": worker_id, "tokens": plain_array(list(known))}
-    cursor = await connection.execute(load("claimed_by_worker"), parameters, prepare=True)
-    return [_claimed(row) for row in await cursor.fetchall()]
+    return [_claimed(row) for row in await execute(connection, load("claimed_by_worker"), parameters)]
 
 
 def _claimed(row: tuple[Any, ...]) -> ClaimedRun:
@@ -148,8 +147,8 @@ class Standing(NamedTuple):
 async def claimed_again(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, Standing]:
     """Return how runs stand that were claimed before. To be asked before their mail is read."""
     parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
-    cursor = await connection.execute(load("claimed_again"), parameters, prepare=True)
-    return {run_id: Standing(*rest) for run_id, *rest in await cursor.fetchall()}
+    rows = await execute(connection, load("claimed_again"), parameters)
+    return {run_id: Standing(*rest) for run_id, *rest in rows}
 
 
 async def load_histories(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, list[Event]]:
@@ -181,8 +180,7 @@ def histories_of(rows: Iterable[tuple[Any, ...]]) -> dict[UUID, list[Event]]:
 async def unread_of_runs(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> list[Message]:
     """Return the unread messages of these runs, oldest first."""
     parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
-    cursor = await connection.execute(load("inbox_of_runs"), parameters, prepare=True)
-    return [Message(*row) for row in await cursor.fetchall()]
+    return [Message(*row) for row in await execute(connection, load("inbox_of_runs"), parameters)]
 
 
 async def unread_of_worker(
@@ -190,8 +188,7 @@ async def unread_of_worker(
 ) -> list[Message]:
     """Return the unread messages of all runs a worker owns and of some ``before`` these, oldest first."""
     parameters = {"worker": worker_id, "before": plain_array([run_id.hex for run_id in before]), "limit": limit}
-    cursor = await connection.execute(load("inbox_of_worker"), parameters, prepare=True)
-    return [Message(*row) for row in await cursor.fetchall()]
+    return [Message(*row) for row in await execute(connection, load("inbox_of_worker"), parameters)]
 
 
 async def heartbeats_of_runs(
@@ -200,8 +197,7 @@ async def heartbeats_of_runs(
     """Return the details of the last heartbeats that attempts of these runs have left: by run and command, as JSON."""
     found: dict[UUID, dict[str, str]] = {}
     parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
-    cursor = await connection.execute(load("heartbeats_of_runs"), parameters, prepare=True)
-    for run_id, command_id, details in await cursor.fetchall():
+    for run_id, command_id, details in await execute(connection, load("heartbeats_of_runs"), parameters):
         found.setdefault(run_id, {})[command_id] = details or "null"
     return found
 

@@ -1,4 +1,4 @@
-"""The journal's statements and the server's answers, straight over libpq.
+"""A worker's frequent statements and the server's answers, straight over libpq.
 
 psycopg's cursors and waits are made for whatever an application may ask; around a commit, which is a few short messages
 of kinds known beforehand, they took half of what it cost this process. Here the callback of the loop that finds the

@@ -13,7 +13,9 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
+from continuum.worker.arrays import text_array
 from continuum.worker.connections import Backoff, brief, connect, lends_sessions
+from continuum.worker.exchange import execute
 from continuum.worker.leases import LOCK_CLASS
 from continuum.worker.sql import load
 
@@ -266,7 +268,8 @@ class Hints:
                             session={"synchronous_commit": "off"},
                         )
                     channels, payloads = _payloads(pending)
-                    await connection.execute(load("hints_send"), {"channels": channels, "payloads": payloads})
+                    told = {"channels": text_array(channels), "payloads": text_array(payloads)}
+                    await execute(connection, load("hints_send"), told)
                 except (psycopg.Error, OSError) as error:
                     if not failing:
                         logger.warning("hints cannot be sent, others will poll until they can: %s", brief(error))
