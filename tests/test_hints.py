@@ -16,6 +16,7 @@ from django.db import connection, transaction
 import continuum
 from continuum import hint_sender, hints
 from continuum.models import Run
+from continuum.worker.connections import Backoff
 from tests.concurrency import Background
 from tests.hearing import listening_on
 from tests.waiting_for import eventually
@@ -32,6 +33,8 @@ async def flow(value): ...
 
 @pytest.fixture
 def ears(database_url):
+    # Workers that a test before this one has ended may still have something to say.
+    eventually(lambda: not sessions_of("continuum %"))
     with listening_on(database_url, READY, MAIL, WORKER, MARK) as ears:
         yield ears
 
@@ -55,18 +58,21 @@ def heard_so_far(ears):
     return ears.until(MARK)
 
 
-def hint_sessions():
+def sessions_of(name):
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT pid FROM pg_stat_activity"
-            " WHERE application_name = 'continuum hints' AND datname = current_database()"
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s AND datname = current_database()", [name]
         )
         return [pid for (pid,) in cursor.fetchall()]
 
 
+def hint_sessions():
+    return sessions_of("continuum hints")
+
+
 def terminate(pids):
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", [list(pids)])
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::integer[]) AS pid", [list(pids)])
     eventually(lambda: not set(pids) & set(hint_sessions()))
 
 
@@ -294,9 +300,15 @@ def test_the_last_hint_of_a_burst_needs_nobody_else_to_ask(ears, connected, comm
     assert len(commands) < 15
 
 
-def test_a_burst_is_sent_when_somebody_waits_for_what_comes_of_it(ears, connected, monkeypatch):
-    monkeypatch.setattr(hint_sender, "FIRST_PAUSE_SECONDS", 600.0)
-    monkeypatch.setattr(hint_sender, "LONGEST_PAUSE_SECONDS", 600.0)
+@pytest.fixture
+def in_a_burst(connected, monkeypatch):
+    """One more round goes out at once, and the next is a long time in coming."""
+    for name in ("SOON_SECONDS", "FIRST_PAUSE_SECONDS", "LONGEST_PAUSE_SECONDS"):
+        monkeypatch.setattr(hint_sender, name, 600.0)
+    eventually(lambda: time.monotonic() > hints._sender(connection)._due)
+
+
+def test_a_burst_is_sent_when_somebody_waits_for_what_comes_of_it(ears, in_a_burst):
     run_ids = many_ids(30)
     send_runs(run_ids)
     run = continuum.start(flow, 1)
@@ -306,9 +318,7 @@ def test_a_burst_is_sent_when_somebody_waits_for_what_comes_of_it(ears, connecte
     assert run_ids[-1].hex in heard_ids(ears.until(READY))
 
 
-def test_a_burst_is_not_held_back_by_a_flush(ears, connected, monkeypatch):
-    monkeypatch.setattr(hint_sender, "FIRST_PAUSE_SECONDS", 600.0)
-    monkeypatch.setattr(hint_sender, "LONGEST_PAUSE_SECONDS", 600.0)
+def test_a_burst_is_not_held_back_by_a_flush(ears, in_a_burst):
     run_ids = many_ids(30)
     send_runs(run_ids)
     assert hints.flush(10)
@@ -336,6 +346,10 @@ def stuck(connected, monkeypatch):
         patched.setattr(hint_sender, "_command", command)
         hints.send_run("default", uuid.UUID(int=7), 41)
         eventually(lambda: made)
+    yield
+    # That its client has gone, the server would not notice before its sleep is over.
+    hints.close_all()
+    terminate(hint_sessions())
 
 
 def test_nobody_waits_for_a_server_that_does_not_answer(ears, stuck):
@@ -404,6 +418,7 @@ def test_after_a_failure_it_is_not_tried_for_a_while(monkeypatch):
         raise psycopg.OperationalError("nobody is there")
 
     monkeypatch.setattr(hint_sender, "connect_sync", refuse)
+    monkeypatch.setattr(hints._sender(connection), "_backoff", Backoff(base=600.0, cap=600.0))
     for _ in range(5):
         hints.send_ready("default")
         assert hints.flush(10)
