@@ -11,7 +11,7 @@ from continuum.worker.live import Entry, RowUpdate
 from continuum.worker.loaded import Loaded
 from continuum.worker.recording import statement
 from tests.test_leases import give_runs, node, rows, sessions
-from tests.waiting_for import eventually_async
+from tests.waiting_for import blocked
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,10 +33,6 @@ def held_up(text):
     return f"{text} UNION ALL SELECT NULL FROM pg_advisory_xact_lock({HELD_UP})"
 
 
-async def somebody_waits(connection):
-    return (await rows(connection, "SELECT count(*) FROM pg_locks WHERE NOT granted"))[0][0]
-
-
 def test_a_release_that_ends_late_takes_nothing_from_a_later_claim_of_the_same_worker():
     async def scenario():
         async with sessions(3) as (connection, cut_off, holding):
@@ -46,7 +42,7 @@ def test_a_release_that_ends_late_takes_nothing_from_a_later_claim_of_the_same_w
             release = commit_of(worker, run, token, update=RowUpdate("suspended", False))
             await holding.execute("SELECT pg_advisory_lock(%s)", [HELD_UP])
             late = asyncio.create_task(cut_off.execute(held_up(release[0]), release[1]))
-            await eventually_async(lambda: somebody_waits(connection))
+            await blocked(connection, cut_off)
 
             # The worker has lost that connection, finds nothing recorded and sends the release again, over another.
             assert await rows_of(connection, *release) == []
