@@ -6,7 +6,7 @@ import asyncio
 import signal
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 import continuum
 from continuum.models import ActivityResult, Run
@@ -136,9 +136,11 @@ class TestRuns:
             holder = continuum.start(flows.pays_while_wanted if how != "cancelled" else flows.pays, "k", str(gate))
             eventually(lambda: marks() == ["k"])
             second = continuum.start(flows.pays, "k", str(gate))
+            eventually(lambda: waits(second))
             if how == "cancelled":
-                eventually(lambda: waits(second))
                 continuum.cancel(holder)
+            else:
+                continuum.signal(holder, "enough")
             eventually(lambda: marks() == ["k", "k"])
             gate.touch()
             assert continuum.result(second, timeout=10) == f"receipt {second.id} k"
@@ -374,7 +376,7 @@ class TestKill:
 def test_looking_keys_up_uses_the_primary_key():
     from continuum.worker.sql import load
 
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute("EXPLAIN " + load("keys_look"), {"key_ids": "{" + str(key_id("charge", "k")) + "}"})
         plan = "\n".join(row[0] for row in cursor.fetchall())

@@ -80,11 +80,9 @@ async def beats_by_queue(key: str, path: str) -> Any:
 
 @workflow
 async def stops_listening_by_queue(key: str, path: str) -> str:
-    try:
-        async with asyncio.timeout(1.0):
-            await beats_until_stopped.options(queue="books")(key, path)
-    except TimeoutError:
-        pass
+    beating = asyncio.create_task(beats_until_stopped.options(queue="books")(key, path))
+    await wait_signal("enough")
+    beating.cancel()
     return await wait_signal("go")
 
 
@@ -167,11 +165,9 @@ async def beats_both(key: str, folder: str) -> None:
 
 @workflow
 async def stops_listening(key: str, path: str) -> str:
-    try:
-        async with asyncio.timeout(1.0):
-            await beats_until_stopped(key, path)
-    except TimeoutError:
-        pass
+    beating = asyncio.create_task(beats_until_stopped(key, path))
+    await wait_signal("enough")
+    beating.cancel()
     return await wait_signal("go")
 
 
@@ -296,11 +292,9 @@ async def pays_twice(key: str, path: str) -> list:
 
 @workflow
 async def pays_while_wanted(key: str, path: str) -> str:
-    try:
-        async with asyncio.timeout(0.5):
-            await charges(key, path)
-    except TimeoutError:
-        pass
+    paying = asyncio.create_task(charges(key, path))
+    await wait_signal("enough")
+    paying.cancel()
     return await wait_signal("go")
 
 
