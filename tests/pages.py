@@ -127,6 +127,6 @@ def _expect_value(code: Any, names: dict[str, Any], promised: Any, place: str) -
         return True
 
     if "get_run" in code.co_names:
-        eventually(as_promised, 10, message=place)
+        eventually(as_promised, 60, message=place)
     else:
         as_promised()

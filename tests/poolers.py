@@ -87,7 +87,12 @@ class PgBouncer:
             stderr=subprocess.DEVNULL,
             **account,
         )
-        eventually((self.directory / f".s.PGSQL.{PORT}").exists, message="PgBouncer listens")
+        eventually(self._listens, 30, message="PgBouncer listens")
+
+    def _listens(self) -> bool:
+        # Not yet when the socket is there.
+        with socket.socket(socket.AF_UNIX) as caller:
+            return caller.connect_ex(str(self.directory / f".s.PGSQL.{PORT}")) == 0
 
     def close(self) -> None:
         self._process.send_signal(signal.SIGINT)

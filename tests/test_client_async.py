@@ -106,7 +106,7 @@ async def test_the_loop_is_free_while_waiting(run):
 
 async def test_many_wait_at_once():
     runs = await continuum.astart_many(flow, range(50))
-    tasks = [asyncio.create_task(continuum.await_run(run, timeout=10)) for run in runs]
+    tasks = [asyncio.create_task(continuum.await_run(run, timeout=60)) for run in runs]
     await eventually_async(lambda: waiters() == 50)
     for run in runs:
         await afinish(run)

@@ -11,9 +11,11 @@ import pytest
 from django.db import connection
 
 import continuum
+from continuum import hints
 from continuum.models import HistoryEvent, Run
 from tests.app import workflows as flows
 from tests.app.models import Effect
+from tests.factories import WorkerFactory
 from tests.waiting_for import eventually
 from tests.workers import Lineage, ProcessWorker, run_until_idle
 
@@ -209,10 +211,12 @@ class TestFencing:
         first = start_worker("--settings", "tests.settings_short_lease")
         eventually(lambda: "f:held" in effects_of("f"), 30)
         first.send(signal.SIGSTOP)
+        # On a busy machine it may have lost such a lease before.
+        held, back = effects_of("f").count("f:held"), first.output.count("coming back as a new worker")
         second = start_worker("--settings", "tests.settings_short_lease")
-        eventually(lambda: effects_of("f").count("f:held") == 2, 30)
+        eventually(lambda: effects_of("f").count("f:held") > held, 30)
         first.send(signal.SIGCONT)
-        eventually(lambda: "coming back as a new worker" in first.output, 30)
+        eventually(lambda: first.output.count("coming back as a new worker") > back, 30)
         gate.touch()
         assert continuum.result(run, timeout=30) == "f:held"
         assert second.process.poll() is None
@@ -224,8 +228,11 @@ class TestFencing:
         run = continuum.start(flows.collects, 3)
         first = start_worker()
         eventually(lambda: continuum.get_run(run).state == "suspended", 30)
-        Run.objects.filter(id=run.id).update(lease_token=connection_next_token())
+        # In the hands of somebody who is not there: nobody writes to its history, nor does the first take it up again.
+        owner, heir = continuum.get_run(run).owner_id, WorkerFactory(expires_at=datetime.now(UTC) + timedelta(hours=1))
+        Run.objects.filter(id=run.id).update(lease_token=connection_next_token(), owner_id=heir.id)
         continuum.signal(run, "item", 1)
+        hints.send_run("default", run.id, owner)
         eventually(lambda: "in other hands" in first.output, 30)
         assert list(continuum.get_run(run).history()) == []
 

@@ -12,6 +12,7 @@ from django.urls import reverse
 
 from continuum import overview
 from continuum.models import ActivityTask
+from continuum.worker.partitions import ensure_partitions
 from tests.factories import RunFactory, WorkerFactory
 from tests.test_admin import HOSTILE, Page
 
@@ -20,6 +21,14 @@ pytestmark = pytest.mark.django_db
 NOW = datetime.now(UTC)
 DASHBOARD = "admin:continuum_dashboard_changelist"
 FRAGMENT = "admin:continuum_dashboard_fragment"
+
+
+@pytest.fixture(autouse=True)
+def now(db, monkeypatch):
+    """An hour may go by from the import of this module to its tests; the month may end, too."""
+    monkeypatch.setitem(globals(), "NOW", datetime.now(UTC))
+    with connection.cursor() as cursor:
+        ensure_partitions(cursor, NOW)
 
 
 def ended(minutes, state="completed", took=1, **fields):

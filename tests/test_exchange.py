@@ -42,7 +42,7 @@ async def opened(way="prepared"):
     other = await connections.connect("default", application_name="onlooker")
     try:
         await other.execute("CREATE TABLE exchanged (id integer PRIMARY KEY, word text)")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             yield connection, other
     finally:
         await connection.close()

@@ -48,7 +48,7 @@ class ThreadWorker:
 
     def start(self) -> ThreadWorker:
         self._thread.start()
-        self._ready.wait(15)
+        assert self._ready.wait(60), "the worker does not start"
         if self._failure is not None:
             raise self._failure
         return self
@@ -57,7 +57,7 @@ class ThreadWorker:
         self.node.stop()
         return self.join()
 
-    def join(self, timeout: float = 20) -> int | None:
+    def join(self, timeout: float = 60) -> int | None:
         self._thread.join(timeout)
         assert not self._thread.is_alive(), "the worker does not stop"
         if self._failure is not None:
@@ -120,7 +120,7 @@ class ProcessWorker:
         self.process.kill()
         self.wait()
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = 60) -> int:
         try:
             return self.process.wait(timeout)
         finally:

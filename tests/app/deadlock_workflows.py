@@ -8,6 +8,7 @@ import threading
 from continuum import activity, saga, sleep, wait_signal, workflow
 
 mended = False
+awake = threading.Event()
 
 
 @activity
@@ -95,5 +96,5 @@ async def loops_when_released() -> None:
 
 @workflow
 async def dozes(seconds: float) -> str:
-    threading.Event().wait(seconds)  # continuum: allow[D306] it shall block its worker
+    awake.wait(seconds)  # continuum: allow[D306] it shall block its worker
     return "rested"

@@ -291,7 +291,7 @@ async def everything(key: str) -> dict:
     async with asyncio.timeout(60):
         await asyncio.gather(*(effect(f"{key}:fan:{i}") for i in range(3)))
     await asyncio.sleep(0.05)
-    answer = await wait_signal("answer", timeout=60)
+    answer = await wait_signal("answer", timeout=600)
     done, _ = await asyncio.wait(
         [asyncio.create_task(sleep(0.01)), asyncio.create_task(sleep(60))], return_when=asyncio.FIRST_COMPLETED
     )
