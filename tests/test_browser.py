@@ -123,7 +123,8 @@ class TestLiveness:
 
     def test_what_takes_long_to_make_is_asked_for_less_often(self, tab):
         run, page = a_live_run(), tab()
-        page.clock.install()
+        page.clock.install(time=NOW)
+        page.clock.pause_at(NOW + timedelta(seconds=1))  # from here on it goes on when it is told to
         page.goto(page_of(run))
         page.evaluate("let now = 0; performance.now = () => (now += 1500)")
         asked = []
