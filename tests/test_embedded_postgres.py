@@ -32,6 +32,15 @@ with EmbeddedPostgres(sys.argv[1], options={"fsync": "off"}) as server:
     sys.stdin.read()
 """
 
+# One that never gets beyond the making of its cluster.
+UNFINISHED = """
+import sys
+from pathlib import Path
+from continuum.testing.postgres import EmbeddedPostgres
+Path.rename = lambda *args: sys.stdin.read()
+EmbeddedPostgres(sys.argv[1], options={"fsync": "off"}).start()
+"""
+
 
 @contextmanager
 def open_directory():
@@ -77,9 +86,9 @@ def neighbour(used_dir):
     """Start another process that uses the same directory (or the one given)."""
     processes = []
 
-    def start(directory=used_dir):
+    def start(directory=used_dir, code=NEIGHBOUR):
         process = subprocess.Popen(
-            [sys.executable, "-c", NEIGHBOUR, str(directory)],
+            [sys.executable, "-c", code, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -146,7 +155,7 @@ def test_a_temporary_server_ends_with_a_process_that_is_killed():
     assert done.returncode == -signal.SIGKILL
     pid, directory = done.stdout.split()
     eventually(lambda: not Path(directory).exists(), 30)
-    assert not command_line(int(pid))
+    eventually(lambda: not command_line(int(pid)))  # which takes its files with it before it is gone
 
 
 def test_a_temporary_server_leaves_nothing():
@@ -296,7 +305,7 @@ def test_a_killed_server_starts_again(new_dir):
     with EmbeddedPostgres(new_dir, QUICK) as server:
         one(server, "select 1")
         os.kill(postmaster(server), signal.SIGKILL)
-        eventually(lambda: not server.is_running())
+        eventually(lambda: not server.is_running(), 30)
         server.restart()
         assert one(server, "select 1") == 1
 
@@ -320,8 +329,8 @@ def test_leftovers_of_a_killed_initdb_are_cleared(new_dir):
 
 def test_initdb_killed_in_the_middle_leaves_no_cluster(new_dir, neighbour):
     server = EmbeddedPostgres(new_dir, QUICK)
-    process = neighbour(new_dir)
-    eventually(lambda: list(server.home.glob("unfinished-*/base")))
+    process = neighbour(new_dir, UNFINISHED)
+    eventually(lambda: list(server.home.glob("unfinished-*/base")), 60)
     process.kill()
     process.wait()
     assert not server.data_dir.exists()
