@@ -30,7 +30,7 @@ class Background:
     def done(self):
         return not self._thread.is_alive()
 
-    def result(self, timeout=10.0):
+    def result(self, timeout=25.0):
         """Return what the function returned, or raise what it raised."""
         self._thread.join(timeout)
         assert self.done, f"still running after {timeout} s: {self._call[0]}"

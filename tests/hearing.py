@@ -16,7 +16,7 @@ class Ears:
         self.connection = connection
         self.heard = []
 
-    def until(self, channel, timeout=10.0):
+    def until(self, channel, timeout=25.0):
         """Listen until something comes on ``channel``; return everything heard before it, and forget it."""
         deadline = time.monotonic() + timeout
         while channel not in [each for each, _ in self.heard]:

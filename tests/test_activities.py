@@ -350,14 +350,15 @@ def test_short_attempts_wake_no_more_threads_than_it_takes():
             go.wait(10)
         done.append(threading.get_ident())
 
-    pool = ThreadPool(16, work)
+    pool = ThreadPool(100, work)
     pool.submit(Gate())
     begun.wait(10)
     go.set()
     for _ in range(200):
         pool.submit(Short())
     eventually(lambda: len(done) == 201)
-    assert pool.alive < 16
+    # A few: each calls the next before it takes a job, and so do those until the first is back at it.
+    assert pool.alive < 50
     pool.close()
     eventually(lambda: pool.alive == 0)
 

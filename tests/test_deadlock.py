@@ -125,7 +125,7 @@ class TestRuns:
         monkeypatch.setattr(setbacks, "QUARANTINE_US", 0)
         run = self.suspended_beyond_a_loop()
         with worker():
-            eventually(lambda: row(run).state == "failed", 20)
+            eventually(lambda: row(run).state == "failed", 60)
         monkeypatch.setattr(setbacks, "QUARANTINE_US", 3_600_000_000)
         continuum.retry(run)
         run_until_idle()
@@ -194,7 +194,7 @@ class TestRuns:
         monkeypatch.setattr(setbacks, "QUARANTINE_US", 0)
         run = self.suspended_beyond_a_loop()
         with worker():
-            eventually(lambda: row(run).state == "failed", 20)
+            eventually(lambda: row(run).state == "failed", 60)
         assert_deadlocked(run, "in computes_in_the_middle")
         assert types_of(run) == ["activity_completed", "activity_completed", "run_failed"]
 
@@ -268,8 +268,9 @@ class TestWatchdog:
         sys.setswitchinterval(1e-6)
         thread.start()
         try:
-            until = time.monotonic() + 20
-            while min(hits, misses) < 200 and time.monotonic() < until:
+            began = time.monotonic()
+            # Fewer hits where other processes want the processors as well.
+            while min(hits, misses) < 200 and time.monotonic() < began + (20 if min(hits, misses) > 20 else 120):
                 if guarded(watch, None, code):
                     hits += 1
                 else:

@@ -8,9 +8,11 @@ __all__ = ["blocked", "eventually", "eventually_async"]
 
 _STEP = 0.005
 _LONGEST_STEP = 0.05
+# Against tests that hang: far more than anything takes, also on a busy machine, and less than after which leases end.
+_PATIENCE = 25.0
 
 
-def eventually(condition, timeout=10.0, *, message=""):
+def eventually(condition, timeout=_PATIENCE, *, message=""):
     """Call ``condition`` until what it returns is true, and return that.
 
     An ``AssertionError`` inside counts as "not yet", so a block of asserts can be waited for; its last words end up in
@@ -31,7 +33,7 @@ def eventually(condition, timeout=10.0, *, message=""):
         step = min(step * 1.5, _LONGEST_STEP)
 
 
-async def eventually_async(condition, timeout=10.0, *, message=""):
+async def eventually_async(condition, timeout=_PATIENCE, *, message=""):
     """``eventually`` for the inside of a running loop; ``condition`` may be a function or a coroutine function."""
     deadline = time.monotonic() + timeout
     step = _STEP
