@@ -75,8 +75,8 @@ def perform(block: Block, names: dict[str, Any]) -> int:
     """Run a block statement by statement, and hold what comes of each against the comment behind it.
 
     ``# {"total": 3}`` promises a value, ``# raises SomeError: words`` an error of that name whose message holds these
-    words; other comments are for the reader. What asks ``get_run`` is asked again until it is so: a run's row is
-    written when the run has gone quiet.
+    words; other comments are for the reader. What asks ``get_run``, or calls nothing at all, is asked again until it is
+    so: a run's row is written when the run has gone quiet, and listeners are told of what is durable by then.
 
     Returns:
         How many promises were kept.
@@ -93,7 +93,9 @@ def perform(block: Block, names: dict[str, Any]) -> int:
         elif _LITERAL.match(comment):
             assert isinstance(node, ast.Expr), f"{place}: only an expression can promise a value"
             promised = ast.literal_eval(comment)
-            _expect_value(compile(ast.Expression(node.value), place, "eval"), names, promised, place)
+            inside = [type(each) for each in ast.walk(node.value)]
+            lasting = ast.Call not in inside and ast.Name in inside
+            _expect_value(compile(ast.Expression(node.value), place, "eval"), names, promised, place, lasting)
         else:
             exec(code, names)
             continue
@@ -117,7 +119,7 @@ def _expect_error(code: Any, names: dict[str, Any], kind: str, words: str, place
     assert words in str(raised), f"{place}: the message is {raised}"
 
 
-def _expect_value(code: Any, names: dict[str, Any], promised: Any, place: str) -> None:
+def _expect_value(code: Any, names: dict[str, Any], promised: Any, place: str, lasting: bool) -> None:
     def as_promised() -> bool:
         try:
             value = eval(code, names)
@@ -126,7 +128,7 @@ def _expect_value(code: Any, names: dict[str, Any], promised: Any, place: str) -
         assert (type(value), value) == (type(promised), promised), f"{place}: promised {promised!r}, got {value!r}"
         return True
 
-    if "get_run" in code.co_names:
+    if lasting or "get_run" in code.co_names:
         eventually(as_promised, 60, message=place)
     else:
         as_promised()
