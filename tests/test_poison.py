@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 import continuum
 from continuum.models import ActivityTask, InboxMessage, Run, Worker
@@ -169,10 +169,11 @@ class TestProgress:
 
 class TestTrials:
     def suspects(self, count, seconds=0.0, recoveries=5):
-        runs = [continuum.start(flows.innocent, f"i{n}", seconds) for n in range(count)]
-        Run.objects.filter(id__in=[run.id for run in runs]).update(
-            recoveries=recoveries, state="suspended", next_wakeup_at="2020-01-01T00:00:00Z"
-        )
+        with transaction.atomic():  # a worker that is there already must not take them before they are suspects
+            runs = [continuum.start(flows.innocent, f"i{n}", seconds) for n in range(count)]
+            Run.objects.filter(id__in=[run.id for run in runs]).update(
+                recoveries=recoveries, state="suspended", next_wakeup_at="2020-01-01T00:00:00Z"
+            )
         return runs
 
     def claim(self, limit=200):
@@ -233,7 +234,7 @@ class TestTrials:
             first, second = [await connect("default", application_name="test") for _ in workers]
             async with first, second, first.transaction():
                 mine = await claims.claim_suspects(first, workers[0].id, loaded(), 200)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):  # which would never end
                     theirs = await claims.claim_suspects(second, workers[1].id, loaded(), 200)
             return mine, theirs
 
@@ -569,11 +570,12 @@ class TestVerdict:
                 entry.live.token -= 1
             return await write(journal, batch)
 
-        with pytest.MonkeyPatch.context() as patch, worker():
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Journal, "_write", taken_meanwhile)
-            eventually(lambda: row(run).owner_id)
-            eventually(lambda: Worker.objects.get(state="alive").suspect_id is None)
-            assert types_of(run) == []
+            with worker():
+                eventually(lambda: row(run).owner_id)
+                eventually(lambda: Worker.objects.get(state="alive").suspect_id is None)
+                assert types_of(run) == []
         assert row(run).state == "running"
 
 
