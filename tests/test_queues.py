@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 import continuum
 from continuum.exceptions import RunFailedError
@@ -32,6 +31,12 @@ def failure_of(run):
     with pytest.raises(RunFailedError):
         continuum.result(run, timeout=15)
     return continuum.get_run(run).error
+
+
+def started(run):
+    """When the activities of a run began, by the clock that limits go by: a thread may come to the first line later."""
+    events = [event for event in continuum.get_run(run).history() if event.type == "activity_completed"]
+    return sorted(event.recorded_at.timestamp() - event.data["took"] / 1e6 for event in events)
 
 
 def history(run):
@@ -444,14 +449,14 @@ class TestLimits:
         assert self.most_at_once() == 3
 
     def test_a_rate_holds_in_every_window(self, settings):
-        settings.CONTINUUM = {"QUEUES": {"few": {"rate": (4, 0.5)}}}
+        # Whoever went on with a poll only would not be done in time.
+        settings.CONTINUUM = {"QUEUES": {"few": {"rate": (4, 0.5)}}, "POLL_INTERVAL": 3600, "LEASE_TTL": 7200}
         run = continuum.start(flows.intervals, "i", 14, 0.0)
         with worker(threads=8, name="a"), worker(threads=8, name="b"):
             continuum.result(run, timeout=30)
-        starts = [began for began, _ in self.intervals()]
-        assert len(starts) == 14
+        starts = started(run)
+        assert len(starts) == len(self.intervals()) == 14
         assert all(later - earlier >= 0.5 for earlier, later in zip(starts, starts[4:], strict=False))
-        assert starts[-1] - starts[0] < 5
 
     def test_unlimited_queues_touch_no_row_of_limits(self):
         run = continuum.start(flows.posts, "u")
@@ -467,25 +472,28 @@ class TestLimits:
             cursor.execute("INSERT INTO continuum_queues (name) VALUES ('mail')")
         run = continuum.start(flows.posts, "k")
         free = continuum.start(flows.overrides, "other", {"queue": "other"})
-        with worker():
-            from django.db import transaction
-
+        with ExitStack() as stack:
+            # Before the worker is there, which would be done with it.
             with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute("SELECT 1 FROM continuum_queues WHERE name = 'mail' FOR UPDATE")
-                continuum_result = eventually(lambda: continuum.get_run(free).state == "completed")
-                assert continuum_result
+                stack.enter_context(worker())
+                eventually(lambda: continuum.get_run(free).state == "completed")
+                eventually(lambda: ActivityTask.objects.filter(run_id=run.id).exists())
                 assert task().state == "ready"
             assert continuum.result(run, timeout=15) == "k"
 
 
 class TestSaturation:
-    def test_what_waits_too_long_goes_to_another_worker_and_runs_once(self):
+    def test_what_waits_too_long_goes_to_another_worker_and_runs_once(self, tmp_path):
+        gate = tmp_path / "gate"
         with worker(threads=1, name="full"):
-            run = continuum.start(flows.naps_in_parallel, "n", 12, 0.4)
+            run = continuum.start(flows.stands_in_parallel, "n", 12, str(gate))
             eventually(lambda: len(marks()) == 1)
             # The other claims no runs: it has room for none.
             with worker(threads=4, name="idle", concurrency=1):
-                eventually(ActivityTask.objects.exists)
+                eventually(lambda: len(marks()) == 5)
+                assert ActivityTask.objects.filter(state="running").count() == 4
+                gate.touch()
                 assert continuum.result(run, timeout=30) == 12
         keys = [key.rsplit(":", 1)[0] for key in marks()]
         assert sorted(keys) == sorted({f"n:{i}" for i in range(12)})
@@ -500,14 +508,12 @@ class TestSaturation:
 
 class TestBurst:
     def test_a_burst_is_over_when_there_is_nothing_to_do(self, settings):
-        # Without waiting for a poll.
-        settings.CONTINUUM = {"POLL_INTERVAL": 20, "LEASE_TTL": 30}
-        began = time.monotonic()
+        # Without waiting for a poll, which would come after all patience.
+        settings.CONTINUUM = {"POLL_INTERVAL": 3600, "LEASE_TTL": 7200}
         run = continuum.start(flows.posts, "b")
         run_until_idle()
         assert continuum.get_run(run).state == "completed"
         run_until_idle()
-        assert time.monotonic() - began < 10
 
     def test_a_burst_waits_for_retries_it_can_do_and_for_nothing_else(self):
         run = continuum.start(flows.insists)

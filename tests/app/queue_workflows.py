@@ -65,7 +65,7 @@ def much_later(key: str) -> None:
     raise ConnectionError("come back in an hour")
 
 
-@activity(queue="mail", retry=Retry(max_attempts=1000, base=0.25, backoff="constant", horizon=1.0))
+@activity(queue="mail", retry=Retry(max_attempts=1000, base=0.6, backoff="constant", horizon=2.5))
 def within_horizon() -> None:
     raise ConnectionError("never")
 
@@ -218,6 +218,20 @@ def nap(key: str, seconds: float) -> str:
 @workflow
 async def naps_in_parallel(key: str, count: int, seconds: float) -> int:
     return len(await asyncio.gather(*(nap(f"{key}:{i}", seconds) for i in range(count))))
+
+
+@activity
+def stand(key: str, path: str) -> str:
+    """Takes up a thread until a file exists."""
+    mark(f"{key}:{os.getpid()}")
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return key
+
+
+@workflow
+async def stands_in_parallel(key: str, count: int, path: str) -> int:
+    return len(await asyncio.gather(*(stand(f"{key}:{i}", path) for i in range(count))))
 
 
 @workflow
