@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra.django import TestCase as HypothesisTestCase
 
 import continuum
@@ -157,7 +157,7 @@ class TestRelatives:
 class TestAgainstAModel(HypothesisTestCase):
     """Families of every shape: what goes is what a few lines of Python say, in whatever batches."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         st.lists(
             st.tuples(

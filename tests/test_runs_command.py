@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from uuid import UUID
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -106,8 +107,8 @@ class TestFindingTheRun:
         assert run_json("show", run.id.hex.upper())["id"] == str(run.id)
 
     def test_not_if_others_begin_so_or_none_does(self):
-        RunFactory.create_batch(2)
-        start = str(Run.objects.first().id)[:8]
+        first, _ = (RunFactory(id=UUID(int=smallest_uuid7(NOW).int + n)) for n in range(2))
+        start = str(first.id)[:8]
         assert refused("show", start) == f"Several runs have ids that begin with {start!r}."
         assert refused("show", "ffffffff") == "No run has an id that begins with 'ffffffff'."
 

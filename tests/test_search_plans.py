@@ -40,6 +40,12 @@ def filled(django_db_setup, django_db_blocker):
 pytestmark = [pytest.mark.usefixtures("filled"), pytest.mark.django_db]
 
 
+@pytest.fixture(autouse=True)
+def no_habits(monkeypatch):
+    """What other tests, of few runs, have searched for does not count: it would be gathered at once."""
+    monkeypatch.setattr("continuum.search.queries.HABITS", Habits(quick=0.01))
+
+
 def plans_of(search):
     """Return the plans of the statements that a search takes, as they were carried out."""
     with CaptureQueriesContext(connection) as queries:

@@ -48,6 +48,7 @@ from continuum import (
 )
 from continuum.testing.environment import Environment, StuckError
 from continuum.testing.mocks import MockExhaustedError
+from tests.waiting_for import eventually
 
 
 @activity(retry=Retry(max_attempts=3, base=10.0))
@@ -825,6 +826,8 @@ def test_what_happens_in_memory_is_what_happens_in_a_worker(transactional_db, co
     continuum_worker.start()
     real = continuum.start(everything, 1)
     assert continuum.result(real, timeout=60) == continuum_env.result(continuum_env.start(everything, 1))
+    # Nobody waits for the child of the run that was continued.
+    eventually(lambda: not continuum.Run.objects.active().exists())
 
     def told(run):
         keys = ("result", "error", "attempt", "state", "reason")

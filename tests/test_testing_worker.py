@@ -83,19 +83,22 @@ def test_a_mark_will_do_as_well(continuum_worker):
     assert continuum.get_run(run).state == "completed"
 
 
-class TestNothingIsLeft:
-    """Not a thread and not a session, however the test ends. In the order of these two."""
+@pytest.fixture
+def nothing_left(transactional_db):
+    """Look for threads and sessions when all fixtures that come after this one have ended."""
+    before = set(threading.enumerate())
+    yield
+    continuum.hints.close_all()
+    continuum.listening.close_all()
+    left = {thread for thread in threading.enumerate() if thread not in before and "continuum" in thread.name}
+    assert left == set()
+    assert eventually(lambda: sessions() == 0)
 
-    def test_by_a_worker_that_is_not_stopped(self, transactional_db, continuum_worker, request):
-        request.config.threads_before = set(threading.enumerate())
-        continuum_worker.start()
-        continuum.result(continuum.start(adds, "us"), timeout=30)
 
-    def test_afterwards(self, transactional_db, request):
-        before = request.config.threads_before
-        left = {thread for thread in threading.enumerate() if thread not in before and "continuum" in thread.name}
-        assert left == set()
-        assert eventually(lambda: sessions() == 0)
+def test_nothing_is_left_by_a_worker_that_is_not_stopped(nothing_left, continuum_worker):
+    """Not a thread and not a session, however the test ends."""
+    continuum_worker.start()
+    continuum.result(continuum.start(adds, "us"), timeout=30)
 
 
 def test_what_breaks_a_worker_reaches_the_test(transactional_db, continuum_worker, settings, monkeypatch):

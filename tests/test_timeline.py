@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import continuum
 from continuum.ids import derived_child, uuid7
@@ -159,7 +159,7 @@ class TestLanes:
         start_worker()
         run = continuum.start(everything, "k")
         continuum.signal(run, "answer", 1)
-        continuum.wait_run(run, 30)
+        continuum.wait_run(run, 60)
         drawn = timeline(Run.objects.get(pk=run.pk))
         kinds = {lane.kind for lane in drawn.lanes}
         assert {"activity", "timer"} <= kinds
@@ -204,6 +204,7 @@ class TestScale:
     def test_a_run_that_took_no_time_has_a_scale(self):
         assert _scale(at(0), at(0), [lane_of((0, 0))], []).place(at(0)) == 0
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         st.lists(
             st.tuples(st.floats(0, 1e6), st.floats(0, 1e6), st.sampled_from(["activity", "timer", "child"])),

@@ -9,13 +9,15 @@ import random
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
 
 from continuum.models import Run, Worker
 from continuum.worker import suspects as trials
 from continuum.worker.connections import connect
 from continuum.worker.leases import release_stranded
 from continuum.worker.suspects import GROUPS, TRIAL, chances
+
+patient = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 INSTANTLY = 0.0
 SOON = st.sampled_from([INSTANTLY, 0.01, 0.3, 0.9])
@@ -203,7 +205,7 @@ def worlds(draw, killers, delay=SOON, accidents=NONE, fewest=1):
 
 class TestPromises:
     @given(worlds(killers=ONE, fewest=2))
-    @hypothesis_settings(deadline=None)
+    @patient
     def test_one_killer_takes_as_many_workers_as_it_may_and_nobody_else_is_condemned(self, world):
         innocents, [killer], simulation = world
         simulation.run()
@@ -211,7 +213,7 @@ class TestPromises:
         assert {run.state for run in innocents} <= {"done"}
 
     @given(worlds(killers=st.integers(2, 6), accidents=st.integers(0, 3)))
-    @hypothesis_settings(deadline=None)
+    @patient
     def test_several_killers_take_no_more_than_each_may(self, world):
         _, killers, simulation = world
         simulation.run()
@@ -222,14 +224,14 @@ class TestPromises:
         assert {run.state for run in simulation.runs} <= {"done", "condemned"}
 
     @given(worlds(killers=st.integers(1, 6), accidents=st.integers(0, 3), fewest=10))
-    @hypothesis_settings(deadline=None)
+    @patient
     def test_with_the_chances_there_are_out_of_the_box_no_innocent_comes_near_its_end(self, world):
         innocents, _, simulation = world
         simulation.run()
         assert {run.state for run in innocents} <= {"done"}
 
     @given(worlds(killers=ONE, delay=SOON | LONG, fewest=3))
-    @hypothesis_settings(deadline=None)
+    @patient
     def test_one_that_takes_its_time_is_found_as_well(self, world):
         _, [killer], simulation = world
         simulation.run()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from django.db import connection
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from continuum.core.commands import Command
 from continuum.core.definitions import ActivityOptions
@@ -80,7 +80,7 @@ class TestTimers:
             now = clock.now_us()
             for name, delay in (("b", 20_000), ("c", 30_000), ("a", 1_000)):
                 timers.schedule(now + delay, fire, name)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await done.wait()
             return fired
 
@@ -93,7 +93,7 @@ class TestTimers:
             fired = asyncio.get_running_loop().create_future()
             due = clock.now_us() + 10_000
             timers.schedule(due, lambda subject, due_us: fired.set_result(clock.now_us()), None)
-            return await asyncio.wait_for(fired, 5) - due
+            return await asyncio.wait_for(fired, 30) - due
 
         assert asyncio.run(scenario()) >= -500
 
@@ -108,7 +108,7 @@ class TestTimers:
 
 @pytest.mark.django_db
 class TestArrays:
-    @settings(deadline=None)
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(st.none() | st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00"))))
     def test_texts_arrive_as_they_are(self, texts):
         with connection.cursor() as cursor:
@@ -150,6 +150,7 @@ class TestNextAttempt:
         command = self.command(max_attempts=3, base=60)
         assert next_attempt_us(command, {"retryable": True, "retry_after": 2.5}, 0) == 2_500_000
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.integers(1, 200), st.floats(0, 1, exclude_max=True), st.floats(0, 1))
     def test_never_exceeds_the_longest_delay(self, attempt, randomness, jitter):
         retry = Retry(max_attempts=1000, base=1, factor=3, jitter=jitter, max_delay=30)

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from continuum.core.definitions import ActivityDefinition, WorkflowDefinition, activity, workflow
 from continuum.core.options import ActivityOptions
@@ -212,6 +212,8 @@ def rest(number: int, *colors: Color) -> None: ...
 def any_number(*numbers: int) -> Any: ...
 
 
+# How long an example takes says what else the machine does.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ARGUMENTS = st.lists(
     st.sampled_from(
         [0, -(10**20), True, None, 2.5, "", "red", "~a", "\0", [1], {"~x": 1}, {"a": 1}, Color.RED, date.max]
@@ -220,6 +222,7 @@ ARGUMENTS = st.lists(
 ).map(tuple)
 
 
+@patient
 @given(st.sampled_from([one, optional, unannotated, rest, any_number]), ARGUMENTS)
 def test_arguments_are_written_one_by_one_as_their_annotations_say(fn, args):
     definition = ActivityDefinition(fn, options=ActivityOptions())
@@ -239,6 +242,7 @@ def test_arguments_are_written_one_by_one_as_their_annotations_say(fn, args):
             definition.encode_arguments(args, {}, max_bytes=longest - 1)
 
 
+@patient
 @given(
     st.sampled_from([one, optional, unannotated, rest, any_number]), ARGUMENTS.filter(bool).map(lambda args: args[0])
 )
