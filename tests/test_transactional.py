@@ -74,7 +74,7 @@ class Owned:
                     running.submit(attempt)
                 if while_running is not None:
                     await while_running(running)
-                await eventually_async(lambda: len(reported) == len(attempts))
+                await eventually_async(lambda: len(reported) == len(attempts), 60)
                 return list(reported)
 
         return asyncio.run(scenario())
@@ -231,7 +231,7 @@ class TestFence:
         def meets(key):
             def write():
                 flows.mark(key)
-                barrier.wait(5)
+                barrier.wait(30)
                 return key
 
             return write
@@ -245,7 +245,7 @@ class TestFence:
 
         def writes_late():
             flows.mark("late")
-            late.wait(10)
+            late.wait(30)
             return "late"
 
         attempt = owned.attempt(writes_late, timeout=0.1)
@@ -287,14 +287,17 @@ class TestFence:
         def held(self, attempt, value_json):
             result = record(self, attempt, value_json)
             recorded.set()
-            may_commit.wait(10)
+            may_commit.wait(60)
             return result
 
         monkeypatch.setattr(Transactions, "_record", held)
-        attempt = owned.attempt(writing("a"), timeout=0.1)
+        attempt = owned.attempt(writing("a"), timeout=3600)
 
         async def then(running):
-            await eventually_async(recorded.is_set)
+            await eventually_async(recorded.is_set, 30)
+            # Its time is over now, and not before it had come so far.
+            attempt.timeout = 0.001
+            running._check_timeout(attempt)
             await eventually_async(lambda: attempt.timed_out)
             await eventually_async(fence_waits)
             assert not attempt.settled
@@ -327,7 +330,7 @@ class TestFence:
         def write():
             flows.mark("a")
             going.set()
-            may_end.wait(10)
+            may_end.wait(30)
 
         attempt = owned.attempt(write)
 
@@ -412,7 +415,7 @@ class TestConflicts:
                 for key in (first, second):
                     cursor.execute("UPDATE testapp_effect SET key = key || '!' WHERE key ~ %s", (f"^{key}",))
                     if key == first and len(tries) == 1:
-                        barrier.wait(5)
+                        barrier.wait(30)
             return len(tries)
 
         return write
@@ -438,7 +441,7 @@ class TestConflicts:
                 cursor.execute("SELECT count(*) FROM testapp_effect")
                 n = cursor.fetchone()[0]
                 if len(tries) <= 2:
-                    barrier.wait(5)
+                    barrier.wait(30)
                 cursor.execute("INSERT INTO testapp_effect (key, created_at) VALUES (%s, now())", (f"n{n}",))
             return n
 

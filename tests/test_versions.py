@@ -13,7 +13,7 @@ from django.utils import timezone
 import continuum
 from continuum import RunCancelledError, RunNotActiveError
 from continuum.models import InboxMessage, Run, Worker, WorkflowVersion
-from continuum.worker import claims, loaded
+from continuum.worker import claims
 from continuum.worker.connections import connect
 from continuum.worker.leases import Lease
 from continuum.worker.loaded import Loaded, token
@@ -556,7 +556,7 @@ class TestUnknownWorkflows:
         settings.CONTINUUM = {"LEASE_TTL": 1.5}
         monkeypatch.setattr("continuum.worker.maintenance.STRANDED_EVERY", 0.05)
         with deployed(), worker():
-            eventually(lambda: row_of(waiting).state == "stuck_unknown_version")
+            eventually(lambda: row_of(waiting).state == "stuck_unknown_version", 30)
 
     def test_it_goes_on_by_itself_when_a_worker_comes_that_has_it(self, waiting):
         park()
@@ -637,8 +637,9 @@ class TestTwoVersionsAtOnce:
     """Claims, statement by statement."""
 
     @pytest.fixture
-    def fleet(self):
+    def fleet(self, monkeypatch):
         """A worker with the old code and one with the new; and what each has."""
+        monkeypatch.setattr(claims, "PATIENCE", 600.0)
         old, new = workers_with(OLD), workers_with(NEW, gone=False)
         return (old, Loaded.of([OLD])), (new, Loaded.of([NEW]))
 
@@ -653,7 +654,7 @@ class TestTwoVersionsAtOnce:
 
     def test_not_for_ever(self, fleet):
         (_, new), run = fleet, begun_before(fleet)
-        self.due(run, since=loaded.PATIENCE + 1)
+        self.due(run, since=claims.PATIENCE + 1)
         assert claim("claim_due", *new) == [run.pk]
 
     @pytest.mark.parametrize("change", [{"state": "draining"}, {"state": "dead"}, {"expires_at": timezone.now()}])
@@ -667,7 +668,7 @@ class TestTwoVersionsAtOnce:
         (_, new), run = fleet, begun_before(fleet)
         signalled(run)
         assert claim("claim_mail", *new) == []
-        InboxMessage.objects.update(created_at=timezone.now() - timedelta(seconds=loaded.PATIENCE + 1))
+        InboxMessage.objects.update(created_at=timezone.now() - timedelta(seconds=claims.PATIENCE + 1))
         assert claim("claim_mail", *new) == [run.pk]
 
     def test_a_run_that_was_parked_goes_to_code_that_has_not_been_tried(self, fleet):

@@ -74,7 +74,7 @@ def listener():
 
 
 def waiters():
-    return sum(map(len, listener()._wakes.values()))
+    return sum(map(len, list(listener()._wakes.values())))  # other threads change it
 
 
 def begin(call, *args, count=1, **kwargs):
@@ -180,7 +180,7 @@ def test_all_who_wait_share_one_connection_and_leave_nothing_behind():
     runs = [continuum.start(flow, number) for number in range(8)]
     started = [Background(continuum.wait_run, run) for run in runs]
     eventually(lambda: waiters() == 8 and listener().listening)
-    assert len(sessions("continuum waiting")) == 1
+    eventually(lambda: len(sessions("continuum waiting")) == 1)  # one of a test before this may still be ending
     for run in runs:
         finish(run)
     assert [waiter.result() for waiter in started] == runs

@@ -250,6 +250,7 @@ def test_behind_a_transaction_pooler_the_node_polls_and_says_so_once(monkeypatch
                 listens = await listener.settled()
                 await eventually_async(lambda: len(tries) > 2)
                 held = await locks(connection, worker)
+                monkeypatch.setattr(wakes, "PROBE_TIMEOUT", 30)
                 monkeypatch.setattr(wakes, "connect", connect)
                 recovered = await eventually_async(lambda: listener.listening)
             return listens, held, recovered, heard.reconnects
