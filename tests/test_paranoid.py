@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,9 +113,40 @@ class TestTwin:
             assert process.ask(request) is None  # not at once
             assert process.process is None
             monkeypatch.setattr(twin, "PAUSE", 0.0)
-            eventually(lambda: process.ask(request), 30)
+            eventually(lambda: process.ask(request), 60)
         finally:
             process.close()
+
+    def test_one_that_died_is_replaced_once_and_not_after_all_is_over(self, monkeypatch):
+        monkeypatch.setattr(twin, "PAUSE", 0.0)
+        before, process, started = threading.enumerate(), Twin(), []
+        start = process._start
+        monkeypatch.setattr(process, "_start", lambda: started.append(1) or start())
+        try:
+            process.start()
+            process.process.kill()
+            assert process.ask({}) is None
+            with process._lock:
+                for _ in range(3):
+                    process._replace()
+            self.all_ended(before)
+            assert len(started) == 2
+            process.process.kill()
+            assert process.ask({}) is None
+            with process._lock:
+                process._replace()
+                process._gone_at = 0.0  # as close() says
+            self.all_ended(before)
+            assert len(started) == 2
+        finally:
+            process.close()
+
+    @staticmethod
+    def all_ended(before):
+        for thread in threading.enumerate():
+            if thread not in before and thread.name == "continuum-twin":
+                thread.join(60)
+                assert not thread.is_alive()
 
     def test_one_that_does_not_answer_is_ended(self, monkeypatch):
         monkeypatch.setattr(twin, "ANSWER_TIMEOUT", 0.5)
@@ -135,7 +167,7 @@ class TestTwin:
         process.start()
         process._socket.close()
         process._answers.close()
-        process.process.wait(10)
+        process.process.wait(60)  # an interpreter takes its time to end, too
         process._socket = None
         process.close()
 

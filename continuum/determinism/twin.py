@@ -53,9 +53,9 @@ class Twin:
         self._gone_at = 0.0
 
     def start(self) -> bool:
-        """Start the process, and wait until it has loaded the project; returns whether it has."""
+        """Start the process, unless it is there, and wait until it has loaded the project; returns whether it has."""
         with self._lock:
-            return self._start()
+            return self._socket is not None or self._start()
 
     def _start(self) -> bool:
         if not os.environ.get(ENVIRONMENT_VARIABLE):
@@ -110,7 +110,13 @@ class Twin:
         now = time.monotonic()
         if self._gone_at and now - self._gone_at > PAUSE:
             self._gone_at = now
-            threading.Thread(target=self.start, name="continuum-twin", daemon=True).start()
+            threading.Thread(target=self._start_again, name="continuum-twin", daemon=True).start()
+
+    def _start_again(self) -> None:
+        with self._lock:
+            # Another thread may have been first, or nobody wants it any more.
+            if self._socket is None and self._gone_at:
+                self._start()
 
     def _drop(self, why: str) -> None:
         logger.warning("paranoid mode: the second process %s; runs go on without it for a while", why)
