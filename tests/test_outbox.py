@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from continuum.ids import uuid7
-from continuum.worker import claims, recording
+from continuum.worker import claims, journal, recording
 from continuum.worker.exchange import Transaction
 from continuum.worker.family import MOST_BYTES
 from continuum.worker.forwarding import find_strays, forward
@@ -34,7 +34,7 @@ def scenario(function):
     def test():
         async def play():
             async with desks(count) as opened:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     await function(*([opened] if count == 1 else opened))
 
         asyncio.run(play())
@@ -655,11 +655,11 @@ class TestAtTheSameTime:
                 tips[mine] = await mine.take(going_on.outbox.successor.id)
                 await forward(mine.connection, await find_strays(mine.connection))
 
-        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-        before = await rows(desk.connection, deadlocks)
-        await asyncio.gather(*map(work, team))
+        # What the server counts, it counts late, and of everybody.
+        with mock.patch.object(journal.logger, "info") as told:
+            await asyncio.gather(*map(work, team))
+        assert [call for call in told.call_args_list if "tried again" in call.args[0]] == []
         await forward(desk.connection, await find_strays(desk.connection))
-        assert await rows(desk.connection, deadlocks) == before
         [(lost,)] = await rows(
             desk.connection,
             "SELECT count(*) FROM continuum_runs c JOIN continuum_runs p ON p.id = c.parent_run_id"
