@@ -98,7 +98,7 @@ def test_a_wrong_option_is_refused_with_a_sentence(served, arguments, sentence):
 
 @pytest.mark.parametrize("argument", ["--threads=0", "--database=elsewhere"])
 def test_wrong_usage_is_status_2(start_worker, argument):
-    assert start_worker(argument).wait(30) == 2
+    assert start_worker(argument).wait(60) == 2
 
 
 @pytest.mark.django_db
@@ -361,9 +361,9 @@ def workers(state="alive", count=1):
 
 def test_a_worker_serves_until_it_is_told_to_stop_and_leaves_properly(start_worker):
     process = start_worker("--processes=1")
-    eventually(workers, 30)
+    eventually(workers, 60)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert "SIGTERM: draining" in said
     assert workers("dead")
@@ -380,7 +380,7 @@ def test_several_processes_are_several_workers_under_one_banner(start_worker):
     process = start_worker("--processes=2", "--threads=2")
     eventually(lambda: workers(count=2), 60)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert said.count(f"Continuum {continuum.__version__}") == 1
     assert workers("dead", 2)
@@ -391,7 +391,7 @@ def test_a_bare_worker_has_a_process_for_each_processor_up_to_four(start_worker)
     process = start_worker()
     eventually(lambda: workers(count=count), 60)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert workers("dead", count)
     assert f"in each of {count} process" in " ".join(said.split())
@@ -409,7 +409,7 @@ def test_a_bare_worker_answers_probes_for_all_its_processes_on_one_port(start_wo
         with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as response:
             return json.load(response)
 
-    said = eventually(ready, 20)
+    said = eventually(ready, 60)
     assert len(said.get("processes", [said])) == count
 
 
@@ -459,7 +459,7 @@ def test_with_reload_a_change_of_code_gives_the_runs_back_and_starts_anew(
     environment = {"DJANGO_SETTINGS_MODULE": "reloading", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     process = worker(subprocess_environment | environment, "--reload", start_new_session=True)
     try:
-        eventually(workers, 30)
+        eventually(workers, 60)
         moments = itertools.count(flows.stat().st_mtime + 10)
 
         def touched():
@@ -467,10 +467,10 @@ def test_with_reload_a_change_of_code_gives_the_runs_back_and_starts_anew(
             os.utime(flows, (next(moments),) * 2)
             return workers("dead")
 
-        eventually(touched, 30)
-        eventually(workers, 30)
+        eventually(touched, 60)
+        eventually(workers, 60)
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=60)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

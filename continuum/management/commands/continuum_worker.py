@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 import textwrap
@@ -232,6 +233,8 @@ class Command(BaseCommand):
             if options.burst:
                 os._exit(status)
 
+        if os.environ.get(autoreload.DJANGO_AUTORELOAD_ENV) != "true":
+            _leave_first_interrupt_to_child()
         try:
             autoreload.run_with_reloader(serve)
         finally:
@@ -255,6 +258,16 @@ def _node_options(options: dict[str, Any], supervised: bool) -> NodeOptions:
         asked_by=descriptor_of(ASKED_BY) if supervised else None,
         stays_for=descriptor_of(OTHERS_PIPE) if supervised else None,
     )
+
+
+def _leave_first_interrupt_to_child() -> None:
+    """Let Ctrl-C, which a terminal sends to all its processes, be for the one that serves.
+
+    Interrupted itself, this one would kill it a quarter of a second later, whether its runs are given back or not. The
+    second Ctrl-C ends both.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.default_int_handler))
 
 
 def _command_line() -> list[str] | None:
