@@ -9,6 +9,7 @@ from django.db import connection
 import continuum
 from continuum import Retry, activity, sleep, wait_signal, workflow
 from continuum.conf import settings as continuum_settings
+from continuum.worker.node import Node
 from tests.waiting_for import eventually
 
 
@@ -108,8 +109,12 @@ def test_what_breaks_a_worker_reaches_the_test(transactional_db, continuum_worke
     assert not continuum_worker.running
 
 
-def test_it_is_given_up_when_it_takes_too_long(transactional_db, continuum_worker):
-    release = threading.Event()
+def test_it_is_given_up_when_it_takes_too_long(transactional_db, continuum_worker, monkeypatch):
+    release, stop = threading.Event(), Node.stop
+
+    def give_up(node):
+        release.set()
+        stop(node)
 
     @activity(name="inside.blocks")
     def blocks() -> None:
@@ -120,11 +125,10 @@ def test_it_is_given_up_when_it_takes_too_long(transactional_db, continuum_worke
         await blocks()
 
     continuum.start(is_blocked)
-    timer = threading.Timer(0.5, release.set)
-    timer.start()
+    monkeypatch.setattr(Node, "stop", give_up)
     with pytest.raises(TimeoutError, match=r"has not come to rest after 0\.1 seconds"):
         continuum_worker.run_until_idle(timeout=0.1)
-    timer.join()
+    assert release.is_set()
 
 
 class TestWithoutATransactionalTest:
