@@ -86,12 +86,12 @@ def test_everything_works_by_polling_and_the_log_says_why(start_worker, pooled_e
     cancelled = continuum.start(workflows.cleans_up, "c")
     keyed = [continuum.start(attempt_workflows.pays, "k", str(pooler.log)) for _ in range(3)]
     chain = continuum.start(family_workflows.goes_on, 5)
-    eventually(lambda: continuum.get_run(cancelled).waiting_on, 30)
+    eventually(lambda: continuum.get_run(cancelled).waiting_on, 60)
     continuum.cancel(cancelled)
     check_all(runs)
-    assert continuum.wait_run(cancelled, timeout=30).state == "cancelled"
-    assert len({continuum.result(run, timeout=30) for run in keyed}) == 1
-    assert continuum.result(chain, timeout=30) is not None
+    assert continuum.wait_run(cancelled, timeout=60).state == "cancelled"
+    assert len({continuum.result(run, timeout=60) for run in keyed}) == 1
+    assert continuum.result(chain, timeout=60) is not None
     assert effects_of("c:") == ["c:cleaned"]
     eventually(lambda: not ActivityTask.objects.exists())
     for worker in crew:
@@ -145,9 +145,9 @@ def test_nothing_of_a_workers_stays_in_the_sessions_of_the_pooler(start_worker, 
 @pytest.mark.usefixtures("client_is_pooled")
 def test_waiting_leaves_no_listen_behind(start_worker, pooled_environment):  # noqa: F811
     start_worker(*SETTINGS)
-    assert continuum.result(continuum.start(workflows.echo, 7), timeout=30) == 7
+    assert continuum.result(continuum.start(workflows.echo, 7), timeout=60) == 7
     slow = continuum.start(workflows.naps, 1.5)
-    assert continuum.result(slow, timeout=30) == "late"
+    assert continuum.result(slow, timeout=60) == "late"
     with connection.cursor() as cursor:
         for _ in range(40):
             cursor.execute("SELECT count(*) FROM pg_listening_channels()")
@@ -159,15 +159,15 @@ def test_with_a_direct_alias_news_comes_at_once_and_so_does_the_take_over(start_
     gate = tmp_path / "gate"
     first = start_worker(*SETTINGS)
     run = continuum.start(workflows.holds, "k", str(gate))
-    eventually(lambda: "k:held" in effects_of("k"), 30)
+    eventually(lambda: "k:held" in effects_of("k"), 60)
     second = start_worker(*SETTINGS)
     for worker in (first, second):
-        eventually(lambda worker=worker: "news arrives by notification on 'direct'" in worker.output, 30)
-    eventually(lambda: Worker.objects.filter(session_lock=True).count() == 2, 30)
+        eventually(lambda worker=worker: "news arrives by notification on 'direct'" in worker.output, 60)
+    eventually(lambda: Worker.objects.filter(session_lock=True).count() == 2, 60)
     first.kill()
     eventually(lambda: effects_of("k").count("k:held") == 2, 60)
     gate.touch()
-    assert continuum.result(run, timeout=30) == "k:held"
+    assert continuum.result(run, timeout=60) == "k:held"
     # It was the lock that told: the dead worker's lease goes on.
     dead = Worker.objects.get(state="dead")
     assert dead.stopped_at < dead.expires_at
@@ -179,11 +179,11 @@ def test_without_one_the_end_of_the_lease_hands_the_runs_over(start_worker, pool
     gate = tmp_path / "gate"
     first = start_worker(*SETTINGS)
     run = continuum.start(workflows.holds, "k", str(gate))
-    eventually(lambda: "k:held" in effects_of("k"), 30)
+    eventually(lambda: "k:held" in effects_of("k"), 60)
     start_worker(*SETTINGS)
     first.kill()
     gate.touch()
-    assert continuum.result(run, timeout=30) == "k:held"
+    assert continuum.result(run, timeout=60) == "k:held"
     # With so short a lease a machine with other work may have ended one of theirs before.
     dead = Worker.objects.filter(pid=first.process.pid).latest("id")
     assert dead.state == "dead"

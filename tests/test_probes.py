@@ -70,7 +70,7 @@ class TestAnswers:
     def test_it_is_live_and_ready_while_it_serves_and_says_how_it_is(self, start_worker):
         port = free_port()
         start_worker("--probe", f"127.0.0.1:{port}")
-        eventually(lambda: status(port, "/ready") == 200, 30)
+        eventually(lambda: status(port, "/ready") == 200, 60)
         continuum.start(flows.listens)
         eventually(lambda: ask(port, "/ready")[1]["live_runs"] == 1, 10)
         code, said = ask(port, "/live")
@@ -85,7 +85,7 @@ class TestAnswers:
     def test_other_requests_are_told_what_there_is(self, start_worker):
         port = free_port()
         start_worker("--probe", str(port))
-        eventually(lambda: status(port, "/ready") == 200, 30)
+        eventually(lambda: status(port, "/ready") == 200, 60)
         assert ask(port, "/")[0] == 404
         assert ask(port, "/live", "POST")[0] == 405
         assert ask(port, "/live", "HEAD") == (200, None)
@@ -97,20 +97,20 @@ class TestAnswers:
         port = free_port()
         gate = tmp_path / "gate"
         continuum.start(flows.holds, "p", str(gate))
-        worker = start_worker("--probe", str(port), "--drain-timeout", "30")
-        eventually(lambda: Effect.objects.filter(key="p:held").exists(), 30)
+        worker = start_worker("--probe", str(port), "--drain-timeout", "120")
+        eventually(lambda: Effect.objects.filter(key="p:held").exists(), 60)
         worker.send(signal.SIGTERM)
         eventually(lambda: status(port, "/ready") == 503, 10)
         assert ask(port, "/ready")[1]["state"] == "draining"
         assert status(port, "/live") == 200
         gate.touch()
-        assert worker.wait() == 0
+        assert worker.wait(60) == 0
         assert ask(port, "/live") == (None, None)
 
     def test_without_the_database_it_is_not_ready_and_after_a_while_not_live(self, start_worker):
         port = free_port()
         start_worker("--probe", str(port), "--settings", "tests.settings_short_lease")
-        eventually(lambda: status(port, "/ready") == 200, 30)
+        eventually(lambda: status(port, "/ready") == 200, 60)
         before = ask(port, "/live")[1]["worker"]
         name = connection.settings_dict["NAME"]
         with connection._nodb_cursor() as cursor:
@@ -121,14 +121,14 @@ class TestAnswers:
                     "WHERE datname = %s AND application_name LIKE 'continuum%%'",
                     [name],
                 )
-                eventually(lambda: status(port, "/ready") == 503, 20)
+                eventually(lambda: status(port, "/ready") == 503, 60)
                 assert ask(port, "/ready")[1]["state"] == "cut off"
                 # It may come back by itself, so it is not restarted at once; but not for ever.
                 assert status(port, "/live") == 200
-                eventually(lambda: status(port, "/live") == 503, 30)
+                eventually(lambda: status(port, "/live") == 503, 60)
             finally:
                 cursor.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
-        eventually(lambda: status(port, "/ready") == 200, 30)
+        eventually(lambda: status(port, "/ready") == 200, 60)
         assert status(port, "/live") == 200
         assert ask(port, "/live")[1]["worker"] != before
 
@@ -137,7 +137,7 @@ class TestAnswers:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             worker = start_worker("--probe", f"127.0.0.1:{taken.getsockname()[1]}")
-            assert worker.wait() == 1
+            assert worker.wait(60) == 1
         assert "cannot answer probes" in worker.output
 
 
@@ -154,7 +154,7 @@ class TestSeveralProcesses:
     def test_are_ready_when_all_of_them_are_and_say_how_each_is(self, start_worker):
         port = free_port()
         start_worker("--probe", f"127.0.0.1:{port}", "--processes", "2")
-        eventually(lambda: status(port, "/ready") == 200, 40)
+        eventually(lambda: status(port, "/ready") == 200, 60)
         continuum.start(flows.listens)
         eventually(lambda: ask(port, "/ready")[1]["live_runs"] == 1, 10)
         code, said = ask(port, "/live")
@@ -169,20 +169,20 @@ class TestSeveralProcesses:
         port = free_port()
         start_worker("--probe", str(port), "--processes", "2")
         assert status(port, "/live") in (None, 200)
-        eventually(lambda: status(port, "/ready") == 200, 40)
+        eventually(lambda: status(port, "/ready") == 200, 60)
         victim, *_ = Worker.objects.order_by("id")
         os.kill(victim.pid, signal.SIGKILL)
         eventually(lambda: status(port, "/ready") == 503, 10)
         assert ask(port, "/ready")[1]["state"] == "starting"
         heard = []
-        eventually(lambda: heard.append(status(port, "/live")) or status(port, "/ready") == 200, 40)
+        eventually(lambda: heard.append(status(port, "/live")) or status(port, "/ready") == 200, 60)
         assert set(heard) == {200}
         assert victim.id not in {one["worker"] for one in said_by_all(port)}
 
     def test_are_not_live_while_one_of_them_does_not_answer(self, start_worker):
         port = free_port()
         start_worker("--probe", str(port), "--processes", "2", "--settings", "tests.settings_patient")
-        eventually(lambda: status(port, "/ready") == 200, 40)
+        eventually(lambda: status(port, "/ready") == 200, 60)
         silent, *_ = Worker.objects.order_by("id")
         os.kill(silent.pid, signal.SIGSTOP)
         try:
@@ -198,17 +198,17 @@ class TestSeveralProcesses:
     def test_are_live_but_not_ready_while_they_drain(self, start_worker, tmp_path):
         port = free_port()
         gate = tmp_path / "gate"
-        worker = start_worker("--probe", str(port), "--processes", "2", "--drain-timeout", "30")
-        eventually(lambda: status(port, "/ready") == 200, 40)
+        worker = start_worker("--probe", str(port), "--processes", "2", "--drain-timeout", "120")
+        eventually(lambda: status(port, "/ready") == 200, 60)
         continuum.start(flows.holds, "p", str(gate))
-        eventually(lambda: Effect.objects.filter(key="p:held").exists(), 30)
+        eventually(lambda: Effect.objects.filter(key="p:held").exists(), 60)
         worker.send(signal.SIGTERM)
         # The one that has nothing to do is gone soon.
-        eventually(lambda: [one["state"] for one in said_by_all(port)] == ["draining"], 20)
+        eventually(lambda: [one["state"] for one in said_by_all(port)] == ["draining"], 60)
         assert ask(port, "/ready")[0] == 503
         assert status(port, "/live") == 200
         gate.touch()
-        assert worker.wait() == 0
+        assert worker.wait(60) == 0
         assert ask(port, "/live") == (None, None)
 
     def test_are_not_started_when_the_port_is_taken(self, start_worker):
@@ -216,7 +216,7 @@ class TestSeveralProcesses:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             worker = start_worker("--probe", f"127.0.0.1:{taken.getsockname()[1]}", "--processes", "2")
-            assert worker.wait() == 1
+            assert worker.wait(60) == 1
         assert worker.output.count("cannot answer probes") == 1
         assert "worker process" not in worker.output
 

@@ -64,13 +64,13 @@ class TestDeath:
         run = continuum.start(flows.waits_at_gate, "k", str(gate))
         start_worker(*OWNER)
         first = start_worker(*CLAIMER)
-        eventually(lambda: marks() == ["k:begun"], 30)
+        eventually(lambda: marks() == ["k:begun"], 60)
         first.kill()
         start_worker(*CLAIMER)
-        eventually(lambda: marks().count("k:begun") == 2, 30)
+        eventually(lambda: marks().count("k:begun") == 2, 60)
         assert ActivityTask.objects.get().recoveries == 1
         gate.touch()
-        assert continuum.result(run, timeout=30) == "k"
+        assert continuum.result(run, timeout=60) == "k"
         assert completions(run) == 1
         assert not ActivityTask.objects.exists()
         assert_sound()
@@ -80,13 +80,13 @@ class TestDeath:
         run = continuum.start(flows.waits_at_gate, "o", str(gate))
         first = start_worker(*OWNER)
         start_worker(*CLAIMER)
-        eventually(lambda: marks() == ["o:begun"], 30)
+        eventually(lambda: marks() == ["o:begun"], 60)
         first.kill()
         gate.touch()
         # Nobody is there to read it, and it is not lost.
-        eventually(InboxMessage.objects.exists, 30)
+        eventually(InboxMessage.objects.exists, 60)
         start_worker(*OWNER)
-        assert continuum.result(run, timeout=30) == "o"
+        assert continuum.result(run, timeout=60) == "o"
         assert marks() == ["o:begun", "o:ended"]
         assert completions(run) == 1
         assert_sound()
@@ -96,16 +96,16 @@ class TestDeath:
         run = continuum.start(flows.waits_at_gate, "n", str(gate))
         first = start_worker(*OWNER)
         start_worker(*CLAIMER)
-        eventually(lambda: marks() == ["n:begun"], 30)
+        eventually(lambda: marks() == ["n:begun"], 60)
         token, owner = ActivityTask.objects.get().lease_token, continuum.get_run(run).owner_id
         assert owner is not None
         first.kill()
         start_worker(*OWNER)
-        eventually(lambda: continuum.get_run(run).owner_id not in (None, owner), 30)
-        eventually(lambda: continuum.get_run(run).waiting_on, 30)
+        eventually(lambda: continuum.get_run(run).owner_id not in (None, owner), 60)
+        eventually(lambda: continuum.get_run(run).waiting_on, 60)
         assert ActivityTask.objects.get().lease_token == token
         gate.touch()
-        assert continuum.result(run, timeout=30) == "n"
+        assert continuum.result(run, timeout=60) == "n"
         assert marks() == ["n:begun", "n:ended"]
 
     def test_a_task_that_kills_every_worker_fails_its_run(self, start_worker, subprocess_environment, tmp_path):
@@ -113,10 +113,10 @@ class TestDeath:
         run = continuum.start(flows.is_poison, "p")
         start_worker(*OWNER)
         for lives in range(1, 4):
-            assert start_worker(*CLAIMER).wait() == -signal.SIGKILL
-            eventually(lambda lives=lives: ActivityTask.objects.filter(recoveries=lives, state="ready").exists(), 30)
+            assert start_worker(*CLAIMER).wait(60) == -signal.SIGKILL
+            eventually(lambda lives=lives: ActivityTask.objects.filter(recoveries=lives, state="ready").exists(), 60)
         start_worker(*CLAIMER)
-        eventually(lambda: continuum.get_run(run).state == "failed", 30)
+        eventually(lambda: continuum.get_run(run).state == "failed", 60)
         assert "PoisonActivityError" in str(continuum.get_run(run).error)
         assert marks() == ["p"] * 3
         assert_sound()
@@ -127,14 +127,14 @@ class TestDeath:
         short = ("--settings", "tests.settings_short_lease")
         start_worker(*OWNER, *short)
         first = start_worker(*CLAIMER, *short)
-        eventually(lambda: marks() == ["s:begun"], 30)
+        eventually(lambda: marks() == ["s:begun"], 60)
         first.send(signal.SIGSTOP)
         start_worker(*CLAIMER, *short)
-        eventually(lambda: marks().count("s:begun") == 2, 30)
+        eventually(lambda: marks().count("s:begun") == 2, 60)
         first.send(signal.SIGCONT)
-        eventually(lambda: "coming back as a new worker" in first.output, 30)
+        eventually(lambda: "coming back as a new worker" in first.output, 60)
         gate.touch()
-        assert continuum.result(run, timeout=30) == "s"
+        assert continuum.result(run, timeout=60) == "s"
         assert completions(run) == 1
         assert not InboxMessage.objects.exists()
         assert_sound()
@@ -164,28 +164,28 @@ class TestDrain:
         start_worker(*OWNER)
         first = start_worker(*CLAIMER, "--drain-timeout", "0.2")
         second = None
-        eventually(lambda: marks() == ["d:begun"], 30)
+        eventually(lambda: marks() == ["d:begun"], 60)
         first.send(signal.SIGTERM)
-        assert first.wait() == 0
+        assert first.wait(60) == 0
         row = ActivityTask.objects.get()
         assert (row.state, row.owner_id, row.recoveries, row.attempt) == ("ready", None, 0, 1)
         gate.touch()
         second = start_worker(*CLAIMER)
-        assert continuum.result(run, timeout=30) == "d"
+        assert continuum.result(run, timeout=60) == "d"
         second.send(signal.SIGTERM)
-        assert second.wait() == 0
+        assert second.wait(60) == 0
 
     def test_sigterm_lets_what_ends_in_time_be_reported(self, start_worker, tmp_path):
         gate = tmp_path / "gate"
         run = continuum.start(flows.waits_at_gate, "e", str(gate))
         start_worker(*OWNER)
-        first = start_worker(*CLAIMER, "--drain-timeout", "30")
-        eventually(lambda: marks() == ["e:begun"], 30)
+        first = start_worker(*CLAIMER, "--drain-timeout", "120")
+        eventually(lambda: marks() == ["e:begun"], 60)
         first.send(signal.SIGTERM)
         eventually(lambda: "draining" in first.output)
         gate.touch()
-        assert first.wait() == 0
-        assert continuum.result(run, timeout=30) == "e"
+        assert first.wait(60) == 0
+        assert continuum.result(run, timeout=60) == "e"
         assert marks() == ["e:begun", "e:ended"]
 
 
@@ -209,7 +209,7 @@ class TestLimits:
     def test_a_killed_workers_places_are_free_again(self, start_worker, subprocess_environment):
         workers = self.start_three(start_worker, subprocess_environment, {"cluster_concurrency": 2})
         run = continuum.start(flows.intervals, "k", 12, 0.3)
-        eventually(lambda: len(marks()) >= 2, 30)
+        eventually(lambda: len(marks()) >= 2, 60)
         workers[0].kill()
         workers[1].kill()
         continuum.result(run, timeout=60)
@@ -241,7 +241,7 @@ class TestLostHints:
         start_worker(*OWNER, "--settings", "tests.settings_deaf")
         start_worker(*CLAIMER, "--settings", "tests.settings_deaf")
         runs = [continuum.start(flows.posts, "p"), continuum.start(flows.insists)]
-        assert [continuum.result(run, timeout=30) for run in runs] == ["p", 3]
+        assert [continuum.result(run, timeout=60) for run in runs] == ["p", 3]
 
 
 class TestBurst:

@@ -103,7 +103,7 @@ def flows(tmp_path, monkeypatch):
 
 def stand(worker):
     worker.send(signal.SIGTERM)
-    assert worker.wait() == 0
+    assert worker.wait(60) == 0
 
 
 def begun(flows, first, count=1):

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.cluster]
 
 def stop(worker):
     worker.send(signal.SIGTERM)
-    eventually(lambda: "draining" in worker.output, 30)
+    eventually(lambda: "draining" in worker.output, 60)
 
 
 def marks():
@@ -45,7 +45,7 @@ class TestRollingRestart:
             start_patient_worker("--threads", "4")
             for run in waiting[2 * n : 2 * n + 2]:
                 continuum.signal(run, "go")
-        assert [worker.wait() for worker in workers] == [0] * 4
+        assert [worker.wait(60) for worker in workers] == [0] * 4
         assert [continuum.result(run, timeout=60) for run in (*runs, *waiting)] == [20] * 12 + [3] * 8
         # Every activity could end in the time its worker had, so none was begun anew.
         assert set(marks().values()) == {1}
@@ -58,62 +58,62 @@ class TestHandOver:
         first = start_patient_worker()
         busy = continuum.start(workflows.holds, "h", str(tmp_path / "gate"))
         quiet = continuum.start(flows.waits_and_walks, "q", 3)
-        eventually(lambda: marks()["h:held"] and continuum.get_run(quiet).state == "suspended", 30)
+        eventually(lambda: marks()["h:held"] and continuum.get_run(quiet).state == "suspended", 60)
         stop(first)
         eventually(lambda: owner_of(quiet) is None)
         start_patient_worker()
         continuum.signal(quiet, "go")
-        assert continuum.result(quiet, timeout=30) == 3
+        assert continuum.result(quiet, timeout=60) == 3
         assert first.process.poll() is None
         assert owner_of(busy) == Worker.objects.get(pid=first.process.pid).id
         (tmp_path / "gate").touch()
-        assert first.wait() == 0
-        assert continuum.result(busy, timeout=30) == "h:held"
+        assert first.wait(60) == 0
+        assert continuum.result(busy, timeout=60) == "h:held"
         assert set(marks().values()) == {1}
 
     def test_activities_still_in_line_begin_elsewhere(self, start_patient_worker, tmp_path):
         first = start_patient_worker("--threads", "1")
         busy = continuum.start(workflows.holds, "h", str(tmp_path / "gate"))
-        eventually(lambda: marks()["h:held"], 30)
+        eventually(lambda: marks()["h:held"], 60)
         behind = [continuum.start(workflows.effects, f"l{n}", 2) for n in range(3)]
-        eventually(lambda: all(map(owner_of, behind)), 30)
+        eventually(lambda: all(map(owner_of, behind)), 60)
         stop(first)
         start_patient_worker()
         for n, run in enumerate(behind):
-            assert continuum.result(run, timeout=30) == [f"l{n}:0", f"l{n}:1"]
+            assert continuum.result(run, timeout=60) == [f"l{n}:0", f"l{n}:1"]
         assert first.process.poll() is None
         (tmp_path / "gate").touch()
-        assert first.wait() == 0
-        assert continuum.result(busy, timeout=30) == "h:held"
+        assert first.wait(60) == 0
+        assert continuum.result(busy, timeout=60) == "h:held"
         assert set(marks().values()) == {1}
 
     def test_a_branch_goes_on_elsewhere_while_another_of_the_same_run_is_let_end(self, start_patient_worker, tmp_path):
         first = start_patient_worker()
         run = continuum.start(flows.branches, "b", str(tmp_path / "gate"), 3)
-        eventually(lambda: marks()["b began"] and continuum.get_run(run).waiting_on, 30)
+        eventually(lambda: marks()["b began"] and continuum.get_run(run).waiting_on, 60)
         stop(first)
         start_patient_worker()
         continuum.signal(run, "go")
-        eventually(lambda: marks()["b:keyed"], 30)
+        eventually(lambda: marks()["b:keyed"], 60)
         assert first.process.poll() is None
         (tmp_path / "gate").touch()
-        assert first.wait() == 0
-        assert continuum.result(run, timeout=30) == ["b ended", "b:keyed"]
+        assert first.wait(60) == 0
+        assert continuum.result(run, timeout=60) == ["b ended", "b:keyed"]
         assert set(marks().values()) == {1}
         assert_sound()
 
     def test_a_run_goes_as_soon_as_its_own_activity_has_ended(self, start_patient_worker, tmp_path):
         first = start_patient_worker()
         runs = {name: continuum.start(workflows.holds, name, str(tmp_path / name)) for name in ("early", "late")}
-        eventually(lambda: marks()["early:held"] and marks()["late:held"], 30)
+        eventually(lambda: marks()["early:held"] and marks()["late:held"], 60)
         stop(first)
         start_patient_worker()
         (tmp_path / "early").touch()
-        assert continuum.result(runs["early"], timeout=30) == "early:held"
+        assert continuum.result(runs["early"], timeout=60) == "early:held"
         assert first.process.poll() is None
         (tmp_path / "late").touch()
-        assert first.wait() == 0
-        assert continuum.result(runs["late"], timeout=30) == "late:held"
+        assert first.wait(60) == 0
+        assert continuum.result(runs["late"], timeout=60) == "late:held"
         assert set(marks().values()) == {1}
 
 
@@ -122,7 +122,7 @@ class TestLostLease:
         first = start_patient_worker("--drain-timeout", "3600", settings="tests.settings_short_lease")
         run = continuum.start(workflows.holds, "d", str(tmp_path / "gate"))
         # Quiet, so that there is nothing to write by which it would notice sooner that the run is not its own.
-        eventually(lambda: marks()["d:held"] and continuum.get_run(run).waiting_on, 30)
+        eventually(lambda: marks()["d:held"] and continuum.get_run(run).waiting_on, 60)
         stop(first)
         with connection.cursor() as cursor:
             cursor.execute("UPDATE continuum_workers SET state = 'dead' WHERE pid = %s", [first.process.pid])

@@ -84,7 +84,7 @@ class TestARowThatIsHeld:
                 eventually(lambda: running.node.engine.journal.held_back == 1)
                 others = continuum.start_many(flows.five_steps, range(200))
                 for n, other in enumerate(others):
-                    assert continuum.result(other, timeout=30) == n + 5
+                    assert continuum.result(other, timeout=60) == n + 5
                 assert state_of(stuck) != "completed"
                 let_go()
             assert continuum.result(stuck, timeout=10) == "on"
@@ -213,7 +213,7 @@ class TestMeanwhile:
                 if n:
                     continuum.signal(run, "go", n)
             for n, run in enumerate(runs):
-                assert continuum.result(run, timeout=30) == n
+                assert continuum.result(run, timeout=60) == n
         assert {tuple(types_of(run)) for run in runs} == {("signal_received", "run_completed")}
 
     def test_a_drain_waits_a_moment_for_locks_that_go(self, database_url, monkeypatch):
@@ -238,7 +238,7 @@ class TestMeanwhile:
         with locking(database_url, runs[0]) as let_go:
             for n, run in enumerate(runs[:5]):
                 continuum.signal(run, "go", n)
-            eventually(lambda: "has locked what is to be written" in first.output, 30)
+            eventually(lambda: "has locked what is to be written" in first.output, 60)
             first.kill()
             start_worker()
             for n, run in enumerate(runs[1:5], 1):

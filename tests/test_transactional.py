@@ -588,10 +588,10 @@ class TestRuns:
 class TestKill:
     def test_in_the_body(self, start_worker, tmp_path):  # noqa: F811
         run = continuum.start(flows.writes_after_death, "a", str(tmp_path / "died"))
-        assert start_worker().wait() == -signal.SIGKILL
+        assert start_worker().wait(60) == -signal.SIGKILL
         assert marks() == []
         start_worker()
-        assert continuum.result(run, timeout=30) == "a"
+        assert continuum.result(run, timeout=60) == "a"
         assert marks() == ["a"]
         assert_sound()
 
@@ -600,12 +600,12 @@ class TestKill:
     def test_around_the_commit(self, start_worker, subprocess_environment, moment, left, flow):  # noqa: F811
         subprocess_environment["CRASH"] = f"transaction:{moment}"
         run = continuum.start(flow, "a", 3)
-        assert start_worker().wait() == -signal.SIGKILL
+        assert start_worker().wait(60) == -signal.SIGKILL
         assert marks() == left
         assert types_of(run) == []
         del subprocess_environment["CRASH"]
         start_worker()
-        assert continuum.result(run, timeout=30) == ["a:0", "a:1", "a:2"]
+        assert continuum.result(run, timeout=60) == ["a:0", "a:1", "a:2"]
         assert marks() == ["a:0", "a:1", "a:2"]
         assert types_of(run) == ["activity_completed"] * 3 + ["run_completed"]
         assert_sound()
@@ -615,10 +615,10 @@ class TestKill:
         subprocess_environment["CRASH"] = crash
         run = continuum.start(flows.writes_a_few, "a", 3)
         first = start_worker()
-        assert first.wait() == -signal.SIGKILL
+        assert first.wait(60) == -signal.SIGKILL
         del subprocess_environment["CRASH"]
         start_worker()
-        assert continuum.result(run, timeout=30) == ["a:0", "a:1", "a:2"]
+        assert continuum.result(run, timeout=60) == ["a:0", "a:1", "a:2"]
         assert marks() == ["a:0", "a:1", "a:2"]
         assert_sound()
 
@@ -626,15 +626,15 @@ class TestKill:
         path = tmp_path / "gate"
         run = continuum.start(flows.writes_when_told, "a", str(path))
         first = start_worker("--settings", "tests.settings_short_lease")
-        eventually(lambda: list(tmp_path.glob("gate.*")), 30)
+        eventually(lambda: list(tmp_path.glob("gate.*")), 60)
         os.kill(int(next(tmp_path.glob("gate.*")).suffix[1:]), signal.SIGSTOP)
         start_worker("--settings", "tests.settings_short_lease")
-        eventually(lambda: len(list(tmp_path.glob("gate.*"))) == 2, 30)
+        eventually(lambda: len(list(tmp_path.glob("gate.*"))) == 2, 60)
         path.touch()
-        assert continuum.result(run, timeout=30) == "a"
+        assert continuum.result(run, timeout=60) == "a"
         first.send(signal.SIGCONT)
-        eventually(lambda: "coming back as a new worker" in first.output, 30)
-        eventually(lambda: nothing_open(), 30)
+        eventually(lambda: "coming back as a new worker" in first.output, 60)
+        eventually(lambda: nothing_open(), 60)
         assert marks() == ["a"]
         assert_sound()
 
