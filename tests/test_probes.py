@@ -50,6 +50,11 @@ def status(port, path):
     return ask(port, path)[0]
 
 
+def said_with(code, port, path, timeout):
+    """Wait for an answer with this status, and return what it says: the next may say something else."""
+    return eventually(lambda: (answer := ask(port, path))[0] == code and answer[1], timeout)
+
+
 @pytest.fixture
 def start_worker(subprocess_environment, tmp_path):
     started = []
@@ -72,7 +77,7 @@ class TestAnswers:
         start_worker("--probe", f"127.0.0.1:{port}")
         eventually(lambda: status(port, "/ready") == 200, 60)
         continuum.start(flows.listens)
-        eventually(lambda: ask(port, "/ready")[1]["live_runs"] == 1, 10)
+        eventually(lambda: (ask(port, "/ready")[1] or {}).get("live_runs") == 1, 30)
         code, said = ask(port, "/live")
         [row] = Worker.objects.all()
         assert code == 200
@@ -100,8 +105,7 @@ class TestAnswers:
         worker = start_worker("--probe", str(port), "--drain-timeout", "120")
         eventually(lambda: Effect.objects.filter(key="p:held").exists(), 60)
         worker.send(signal.SIGTERM)
-        eventually(lambda: status(port, "/ready") == 503, 10)
-        assert ask(port, "/ready")[1]["state"] == "draining"
+        assert said_with(503, port, "/ready", 10)["state"] == "draining"
         assert status(port, "/live") == 200
         gate.touch()
         assert worker.wait(60) == 0
@@ -121,8 +125,7 @@ class TestAnswers:
                     "WHERE datname = %s AND application_name LIKE 'continuum%%'",
                     [name],
                 )
-                eventually(lambda: status(port, "/ready") == 503, 60)
-                assert ask(port, "/ready")[1]["state"] == "cut off"
+                assert said_with(503, port, "/ready", 60)["state"] == "cut off"
                 # It may come back by itself, so it is not restarted at once; but not for ever.
                 assert status(port, "/live") == 200
                 eventually(lambda: status(port, "/live") == 503, 60)
@@ -156,7 +159,7 @@ class TestSeveralProcesses:
         start_worker("--probe", f"127.0.0.1:{port}", "--processes", "2")
         eventually(lambda: status(port, "/ready") == 200, 60)
         continuum.start(flows.listens)
-        eventually(lambda: ask(port, "/ready")[1]["live_runs"] == 1, 10)
+        eventually(lambda: (ask(port, "/ready")[1] or {}).get("live_runs") == 1, 30)
         code, said = ask(port, "/live")
         assert code == 200
         assert said["state"] == "serving"
@@ -172,8 +175,7 @@ class TestSeveralProcesses:
         eventually(lambda: status(port, "/ready") == 200, 60)
         victim, *_ = Worker.objects.order_by("id")
         os.kill(victim.pid, signal.SIGKILL)
-        eventually(lambda: status(port, "/ready") == 503, 10)
-        assert ask(port, "/ready")[1]["state"] == "starting"
+        assert said_with(503, port, "/ready", 10)["state"] == "starting"
         heard = []
         eventually(lambda: heard.append(status(port, "/live")) or status(port, "/ready") == 200, 60)
         assert set(heard) == {200}
