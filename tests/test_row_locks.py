@@ -504,15 +504,15 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_commit_is_found_dead(settin
                         [stopped.worker_id],
                     )
                     assert await declare_dead(survivor.connection, survivor.worker_id) == []
-                    # It may say nothing for a third of its lease. That is over.
+                    # It may say nothing for a third of its lease. That is over soon, but not before we have the answer.
                     [(patience,)] = await transaction.execute(f"SELECT current_setting('{IDLE}')", {})
                     assert patience == "100s"
-                    await transaction.execute(f"SELECT set_config('{IDLE}', '1', true)", {})
+                    await transaction.execute(f"SELECT set_config('{IDLE}', '2s', true)", {})
 
                     async def found():
                         return await declare_dead(survivor.connection, survivor.worker_id) == [stopped.worker_id]
 
-                    await eventually_async(found)
+                    await eventually_async(found, 30)
 
             try:
                 with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):

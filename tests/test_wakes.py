@@ -250,9 +250,9 @@ def test_behind_a_transaction_pooler_the_node_polls_and_says_so_once(monkeypatch
                 listens = await listener.settled()
                 await eventually_async(lambda: len(tries) > 2)
                 held = await locks(connection, worker)
-                monkeypatch.setattr(wakes, "PROBE_TIMEOUT", 30)
+                monkeypatch.setattr(wakes, "PROBE_TIMEOUT", 2.0)  # as outside of tests: now there is an answer to come
                 monkeypatch.setattr(wakes, "connect", connect)
-                recovered = await eventually_async(lambda: listener.listening)
+                recovered = await eventually_async(lambda: listener.listening, 30)
             return listens, held, recovered, heard.reconnects
 
     # No lock either: it would belong to a session of the pooler's, and outlive the node.

@@ -147,6 +147,7 @@ def several(served, monkeypatch):
     monkeypatch.setattr(module, "Supervisor", Recorded)
     monkeypatch.setattr(processors, "usable", lambda: 4)
     monkeypatch.setattr(sys, "argv", [__file__, "continuum_worker"])  # a script, whatever has started the tests
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     monkeypatch.setattr(module.Command, "_serve_and_reload", lambda self, options: served.append(options))
 
     def count(*arguments, from_code=False):
