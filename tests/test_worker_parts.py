@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +15,11 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from continuum.core.commands import Command
 from continuum.core.definitions import ActivityOptions
 from continuum.core.retry import Retry
+from continuum.worker import node
 from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.budget import Budget
 from continuum.worker.clock import Clock
+from continuum.worker.options import NodeOptions
 from continuum.worker.retries import next_attempt_us
 from continuum.worker.timers import Timers
 
@@ -193,3 +197,28 @@ class TestBudget:
         with pytest.raises(OSError):
             self.spend(budget, now, 2, fails=True)
         assert budget.allows()
+
+
+class TestProcess:
+    """What a process becomes that is a worker."""
+
+    @pytest.fixture(autouse=True)
+    def as_it_was(self):
+        interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+        yield
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+    @pytest.mark.parametrize(("before", "after"), [(0.005, 0.001), (0.0002, 0.0002)])
+    def test_threads_let_each_other_go_soon_or_as_soon_as_the_project_says(self, monkeypatch, before, after):
+        sys.setswitchinterval(before)
+        served = []
+
+        async def run(self):
+            served.append(sys.getswitchinterval())
+            return 3
+
+        monkeypatch.setattr(node.Node, "run", run)
+        assert node.run_node(NodeOptions()) == 3
+        assert served == [pytest.approx(after, rel=0.01)]

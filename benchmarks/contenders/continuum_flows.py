@@ -24,6 +24,16 @@ def pass_gate(number: int) -> int:
 
 
 @activity
+def compute(number: int) -> int:
+    gate = os.environ["BENCHMARK_GATE"]
+    with open(f"{gate}.computing", "wb"):
+        pass
+    while not os.path.exists(gate):
+        number = sum(range(100_000)) + number % 7
+    return number
+
+
+@activity
 def in_one_second() -> float:
     return time.time() + 1
 
@@ -57,6 +67,11 @@ async def five_steps(number: int) -> int:
 @workflow(name="one_step")
 async def one_step(number: int) -> int:
     return await add_one(number)
+
+
+@workflow(name="computing")
+async def computing(number: int) -> int:
+    return await compute(number)
 
 
 @workflow(name="no_step")

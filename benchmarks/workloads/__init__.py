@@ -11,6 +11,7 @@ WORKLOADS = {
     "w1": "w1_throughput",
     "w1d": "w1d_commit_delay",
     "w2": "w2_start_to_result",
+    "w2c": "w2c_computing",
     "w3": "w3_signal",
     "w4": "w4_fan_out",
     "w5": "w5_sequential",
