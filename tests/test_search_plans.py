@@ -137,7 +137,6 @@ def test_a_search_that_is_prepared_has_the_same_plan_for_all_values(search, monk
         return statements.all_rows(alias, text, parameters)
 
     monkeypatch.setattr(queries, "all_rows", all_rows)
-    monkeypatch.setattr(queries, "HABITS", Habits(quick=0.01))
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         continuum.query(per_page=50, **search)

@@ -13,6 +13,8 @@ from django.test.utils import CaptureQueriesContext
 import continuum
 from continuum import statements
 from continuum.models import InboxMessage, Run
+from continuum.search import queries
+from continuum.search.habits import Habits
 from tests.conftest import url_of
 from tests.waiting_for import eventually
 
@@ -238,6 +240,11 @@ def test_a_connection_that_was_cut_is_djangos_error_whatever_was_to_be_asked_fir
 
 class TestSearches:
     """Statements that are put together anew each time."""
+
+    @pytest.fixture(autouse=True)
+    def no_habits(self, monkeypatch):
+        """Look in order each time, however quickly it was gathered before, here or in another test."""
+        monkeypatch.setattr(queries, "HABITS", Habits(quick=-1.0))
 
     def search(self, value=1, **options):
         where = [("eq", ["attributes", "value"], value), ("gte", "started_at", datetime(2024, 1, 1, tzinfo=UTC))]
