@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, tzinfo
-from typing import Any
+from operator import methodcaller
+from typing import Any, TypeVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -30,6 +31,8 @@ from continuum.worker.connections import is_pooled
 from continuum.worker.sql import load, numbered
 
 __all__ = ["all_rows", "first_row"]
+
+T = TypeVar("T")
 
 # As for the worker's own connections: what comes once or twice is not worth the round trip that preparing takes.
 PREPARE_THRESHOLD = 2
@@ -56,24 +59,7 @@ def first_row(alias: str, name: str, parameters: Mapping[str, Any]) -> tuple[Any
     Raises:
         django.db.Error: as Django's cursors.
     """
-    connection = connections[alias]
-    with connection.cursor() as cursor:
-        # What others have put in Django's place, to watch or to count, is left alone; and so is Django's own for
-        # debugging, which asks psycopg's cursor what it has sent.
-        with connection.wrap_database_errors:
-            session = _session(connection) if type(cursor) is CursorWrapper else None
-        if session is not None:
-            plain, cursor.cursor = cursor.cursor, _PreparedCursor(cursor.cursor, connection.timezone)
-            try:
-                cursor.execute(load(name), parameters)
-                return cursor.fetchone()
-            except DatabaseError as error:
-                if not isinstance(error.__cause__, _REFUSALS):
-                    raise
-                _willing[session] = False
-                cursor.cursor = plain
-        cursor.execute(load(name), parameters)
-        return cursor.fetchone()
+    return _carried_out(alias, load(name), parameters, _PreparedCursor, methodcaller("fetchone"))
 
 
 def all_rows(alias: str, text: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -90,29 +76,45 @@ def all_rows(alias: str, text: str, parameters: Sequence[Any]) -> list[tuple[Any
     Raises:
         django.db.Error: as Django's cursors.
     """
+    return _carried_out(alias, text, parameters, _PreparingCursor, methodcaller("fetchall"))
+
+
+def _carried_out(alias: str, text: str, parameters: Any, prepared: Callable[..., Any], fetch: Callable[[Any], T]) -> T:
+    """Carry out a statement with a cursor that prepares it if that may be, and else with Django's own; fetch from it.
+
+    Args:
+        prepared: makes a cursor of psycopg's, which it stands in for, and of the time zone of the connection.
+        fetch: called with the cursor.
+    """
     connection = connections[alias]
     with connection.cursor() as cursor:
+        # What others have put in Django's place, to watch or to count, is left alone; and so is Django's own for
+        # debugging, which asks psycopg's cursor what it has sent.
         with connection.wrap_database_errors:
             session = _session(connection) if type(cursor) is CursorWrapper else None
         if session is not None:
-            plain, cursor.cursor = cursor.cursor, _PreparingCursor(session)
+            plain, cursor.cursor = cursor.cursor, prepared(cursor.cursor, connection.timezone)
             try:
                 cursor.execute(text, parameters)
-                return cursor.fetchall()
+                return fetch(cursor)
             except DatabaseError as error:
                 if not isinstance(error.__cause__, _REFUSALS):
                     raise
                 _willing[session] = False
                 cursor.cursor = plain
         cursor.execute(text, parameters)
-        return cursor.fetchall()
+        return fetch(cursor)
 
 
 class _PreparingCursor(psycopg.Cursor[Any]):
     """psycopg's own cursor, which leaves parameters to the server and has it prepare what comes again.
 
-    It notes what has come and keeps a hundred statements prepared; Django has told it not to.
+    It notes what has come and keeps a hundred statements prepared; Django has told it not to. Moments it returns in the
+    session's time zone: a statement has to ask for them as text.
     """
+
+    def __init__(self, plain: psycopg.Cursor[Any], zone: tzinfo | None) -> None:
+        super().__init__(plain.connection)
 
     def execute(self, query: Any, params: Any = None) -> Any:  # type: ignore[override]  # as Django calls it
         session = self.connection

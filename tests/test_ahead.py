@@ -4,7 +4,6 @@ import asyncio
 
 import psycopg
 import pytest
-from django.db import connection
 
 from continuum.ids import uuid7
 from continuum.models import HistoryEvent, Run
@@ -13,7 +12,7 @@ from continuum.worker.claims import load_histories
 from continuum.worker.live import Entry, RowUpdate
 from continuum.worker.recording import record
 from tests.desks import desks, event, rows
-from tests.waiting_for import eventually, eventually_async
+from tests.waiting_for import eventually, eventually_async, sessions_of
 from tests.workers import worker
 
 
@@ -205,14 +204,6 @@ class TestTryingOut:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_can_record_at_once():
-    def states():
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT state FROM pg_stat_activity"
-                " WHERE datname = current_database() AND application_name LIKE 'continuum journal%'"
-            )
-            return cursor.fetchall()
-
     with worker():
-        eventually(lambda: states() == [("idle",)])
-    eventually(lambda: not states())  # the server takes a moment to see that a session is over
+        eventually(lambda: list(sessions_of("continuum journal%").values()) == ["idle"])
+    eventually(lambda: not sessions_of("continuum journal%"))

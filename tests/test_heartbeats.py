@@ -8,7 +8,6 @@ import time
 from uuid import uuid4
 
 import pytest
-from django.db import connection
 
 import continuum
 from continuum import ActivityCancelledError, DurableValueError, NotInActivityError, activity_info, heartbeat
@@ -19,7 +18,7 @@ from tests.app import attempt_workflows as flows
 from tests.app.models import Effect
 from tests.test_activities import attempt_of, executor, later, results_of  # noqa: F401
 from tests.test_cluster import start_worker  # noqa: F401
-from tests.waiting_for import eventually, eventually_async
+from tests.waiting_for import eventually, eventually_async, sessions_of
 from tests.workers import worker
 
 
@@ -205,15 +204,6 @@ class TestSilence:
         assert asyncio.run(scenario()) == [True, True]
 
 
-def sessions_of_workers():
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT application_name FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name LIKE 'continuum attempts%'"
-        )
-        return cursor.fetchall()
-
-
 @pytest.mark.django_db(transaction=True)
 class TestDurability:
     def test_the_details_reach_the_next_attempt_as_the_values_they_were(self):
@@ -345,7 +335,7 @@ class TestKill:
         eventually(lambda: rows_of(run) and (rows_of(run)[0][2] or {"n": 0})["n"] > 20, 30)
         first.kill()
         # The server may still be at what the worker sent last.
-        eventually(lambda: not sessions_of_workers())
+        eventually(lambda: not sessions_of("continuum attempts%"))
         [(_, _, details)] = rows_of(run)
         (tmp_path / "gate").touch()
         start_worker()

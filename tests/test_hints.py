@@ -19,7 +19,7 @@ from continuum.models import Run
 from continuum.worker.connections import Backoff
 from tests.concurrency import Background
 from tests.hearing import listening_on
-from tests.waiting_for import eventually
+from tests.waiting_for import eventually, sessions_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -58,16 +58,8 @@ def heard_so_far(ears):
     return ears.until(MARK)
 
 
-def sessions_of(name):
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s AND datname = current_database()", [name]
-        )
-        return [pid for (pid,) in cursor.fetchall()]
-
-
 def hint_sessions():
-    return sessions_of("continuum hints")
+    return list(sessions_of("continuum hints"))
 
 
 def terminate(pids):

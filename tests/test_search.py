@@ -20,7 +20,7 @@ from continuum.search import rows
 from continuum.search.groups import expression
 from continuum.search.habits import Habits
 from continuum.search.queries import _query
-from continuum.search.statements import Text, counted, gathered, in_order
+from continuum.search.statements import Text, counted, ended_in_order, gathered, in_order
 from tests.factories import RunFactory
 
 pytestmark = pytest.mark.django_db
@@ -96,10 +96,13 @@ class TestPage:
         with_lists[0].input.append(1)  # nobody else's
         assert continuum.query().entries[entries.index(with_lists[0])].input == []
 
-    def test_a_value_that_cannot_be_read_is_named_as_the_model_would(self):
+    @pytest.mark.parametrize(
+        "value", ['{"~nothing": 1}', "1" * 5000, "[" * 3000 + "]" * 3000], ids=["tag", "long", "deep"]
+    )
+    def test_a_value_that_cannot_be_read_is_named_as_the_model_would(self, value):
         RunFactory.create_batch(2)
         with connection.cursor() as cursor:
-            cursor.execute("UPDATE continuum_runs SET result = '{\"~nothing\": 1}'")
+            cursor.execute("UPDATE continuum_runs SET result = %s", [value])
         with pytest.raises(ValueError) as by_model:
             Run.objects.first()
         with pytest.raises(ValueError) as by_search:
@@ -509,7 +512,7 @@ class TestTwins:
 
 
 def test_nothing_that_is_handed_over_becomes_a_part_of_a_statement():
-    """Every piece of text that callers choose travels as a parameter."""
+    """Every piece of text that callers choose travels as a parameter, unless it is a name of letters and the like."""
     evil = "x' OR 1=1; DROP TABLE continuum_runs; --"
     path = ["attributes", evil]
     where = [("eq", path, evil), ("in", path, [evil]), ("gt", path, evil), ("neq", path, {evil: 1}), ("exists", path)]
@@ -522,3 +525,15 @@ def test_nothing_that_is_handed_over_becomes_a_part_of_a_statement():
     assert not continuum.query(evil, where).entries
     assert continuum.count(evil, where, path) == {}
     assert Run.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "stands_in_it"), [("shop.orders:eu_1-a", True), *((f"a{c}b", False) for c in "'\\%\" é")]
+)
+def test_only_names_that_mean_nothing_in_sql_stand_in_a_statement(name, stands_in_it):
+    where = [("eq", "workflow", name), ("eq", "state", "failed")]
+    statement = ended_in_order(_query(name, where, "desc", "started_at", None), [name], 5)
+    assert (name in statement.sql) is stands_in_it
+    assert (name in statement.params) is not stands_in_it
+    run = RunFactory(workflow=name, namespace=name, state="failed", completed_at=NOW)
+    assert continuum.query(name, where).entries == [run]

@@ -15,7 +15,7 @@ from continuum.exceptions import ContinuumError, RunCancelledError, RunFailedErr
 from continuum.models import Run
 from tests.concurrency import Background
 from tests.ending import announce, finish
-from tests.waiting_for import eventually
+from tests.waiting_for import eventually, sessions_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -82,15 +82,6 @@ def begin(call, *args, count=1, **kwargs):
     waiter = Background(call, *args, **kwargs)
     eventually(lambda: waiter.done or (listener().listening and waiters() >= count))
     return waiter
-
-
-def sessions(application_name):
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pid, state FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()",
-            [application_name],
-        )
-        return dict(cursor.fetchall())
 
 
 def terminate(pids):
@@ -180,19 +171,19 @@ def test_all_who_wait_share_one_connection_and_leave_nothing_behind():
     runs = [continuum.start(flow, number) for number in range(8)]
     started = [Background(continuum.wait_run, run) for run in runs]
     eventually(lambda: waiters() == 8 and listener().listening)
-    eventually(lambda: len(sessions("continuum waiting")) == 1)  # one of a test before this may still be ending
+    eventually(lambda: len(sessions_of("continuum waiting")) == 1)  # one of a test before this may still be ending
     for run in runs:
         finish(run)
     assert [waiter.result() for waiter in started] == runs
     assert waiters() == 0
-    assert len(sessions("continuum waiting")) == 1
+    assert len(sessions_of("continuum waiting")) == 1
 
 
 def test_without_anybody_waiting_the_connection_goes_away(run):
     waiter = begin(continuum.wait_run, run)
     finish(run)
     waiter.result()
-    eventually(lambda: not sessions("continuum waiting"))
+    eventually(lambda: not sessions_of("continuum waiting"))
     again = continuum.start(flow, 2)
     waiter = begin(continuum.wait_run, again)
     finish(again)
@@ -202,7 +193,7 @@ def test_without_anybody_waiting_the_connection_goes_away(run):
 @pytest.mark.usefixtures("notified_only", "kept_connections")
 def test_a_listening_connection_that_was_cut_is_replaced_and_what_it_missed_is_looked_up(run):
     waiter = begin(continuum.wait_run, run)
-    first = sessions("continuum waiting")
+    first = sessions_of("continuum waiting")
     finish(run, announced=False)
     terminate(first)
     waiter.result()
@@ -213,7 +204,7 @@ def test_close_all_leaves_no_connection_and_those_who_wait_go_on(run, poll_inter
     poll_interval(0.05)
     waiter = begin(continuum.wait_run, run)
     listening.close_all()
-    eventually(lambda: not sessions("continuum waiting"))
+    eventually(lambda: not sessions_of("continuum waiting"))
     finish(run)
     assert waiter.result() == run
 
@@ -295,7 +286,7 @@ def test_no_transaction_is_held_while_waiting(run):
         return continuum.wait_run(run)
 
     waiter = begin(wait)
-    eventually(lambda: set(sessions("a waiter").values()) == {"idle"})
+    eventually(lambda: set(sessions_of("a waiter").values()) == {"idle"})
     finish(run)
     waiter.result()
 
@@ -337,8 +328,8 @@ def test_a_connection_that_is_cut_while_waiting_is_replaced(run, poll_interval):
         return continuum.wait_run(run)
 
     waiter = begin(wait)
-    terminate(sessions("a waiter"))
-    eventually(lambda: not sessions("a waiter"))
+    terminate(sessions_of("a waiter"))
+    eventually(lambda: not sessions_of("a waiter"))
     finish(run)
     assert waiter.result() == run
 

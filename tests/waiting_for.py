@@ -4,7 +4,9 @@ import asyncio
 import inspect
 import time
 
-__all__ = ["blocked", "eventually", "eventually_async"]
+from django.db import connection
+
+__all__ = ["blocked", "eventually", "eventually_async", "sessions_of"]
 
 _STEP = 0.005
 _LONGEST_STEP = 0.05
@@ -50,6 +52,19 @@ async def eventually_async(condition, timeout=_PATIENCE, *, message=""):
             raise AssertionError(_complaint(condition, timeout, message, value, doubt))
         await asyncio.sleep(step)
         step = min(step * 1.5, _LONGEST_STEP)
+
+
+def sessions_of(name):
+    """Return what the sessions of an application are at in the server, by process id; ``name`` may be a pattern.
+
+    One that its client has closed, or whose client is gone, is there for another moment.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pid, state FROM pg_stat_activity WHERE application_name LIKE %s AND datname = current_database()",
+            [name],
+        )
+        return dict(cursor.fetchall())
 
 
 async def blocked(observer, connection):

@@ -1,7 +1,8 @@
 """What a search may ask, checked and put into SQL.
 
 The vocabulary is closed: names of columns and operators come from the tables below, everything that callers hand over
-travels as a parameter. Every complaint names the condition.
+travels as a parameter, but for names whose letters mean nothing in SQL (see ``statements``). Every complaint names the
+condition.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ model would hold without its detours, which cost as much as the search.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from functools import cache, partial
 from typing import Any
@@ -15,6 +16,7 @@ from django.db import connections, models
 from django.db.models.base import ModelState
 
 from continuum import values
+from continuum.exceptions import DurableValueError
 from continuum.fields import DurableJSONField
 from continuum.models import Run
 
@@ -44,13 +46,13 @@ def runs_of(rows: Sequence[Sequence[Any]], alias: str) -> list[Run]:
     if not rows:
         return []
     names, readers = _layout(connections[alias].timezone)
-    columns_ = list(zip(*rows, strict=True))
+    by_column = list(zip(*rows, strict=True))
     for place, read in readers:
         # Most runs have no error, no parent and nothing that they wait for.
-        if columns_[place].count(None) < len(rows):
-            columns_[place] = read(columns_[place])
+        if by_column[place].count(None) < len(rows):
+            by_column[place] = read(by_column[place])
     runs = []
-    for row in zip(*columns_, strict=True):
+    for row in zip(*by_column, strict=True):
         run = Run.__new__(Run)
         state = ModelState()
         state.adding, state.db = False, alias
@@ -67,9 +69,9 @@ def _layout(zone: tzinfo | None) -> tuple[tuple[str, ...], tuple[tuple[int, Read
     readers: list[tuple[int, Reader]] = []
     for place, field in enumerate(Run._meta.concrete_fields):
         if isinstance(field, DurableJSONField):
-            readers.append((place, partial(_values, field)))
+            readers.append((place, partial(_together, partial(_durable, field))))
         elif isinstance(field, models.JSONField):
-            readers.append((place, _trees))
+            readers.append((place, partial(_together, values.parse)))
         elif isinstance(field, models.DateTimeField):
             readers.append((place, partial(_each, _moment(zone))))
     return tuple(field.attname for field in Run._meta.concrete_fields), tuple(readers)
@@ -79,26 +81,19 @@ def _each(read: Callable[[str], Any], texts: Texts) -> list[Any]:
     return [None if text is None else read(text) for text in texts]
 
 
-def _trees(texts: Texts) -> list[Any]:
-    """Return the trees of JSON texts. Read as one list they take half the time, and share the strings of their keys."""
+def _together(read: Callable[[str], Any], texts: Texts) -> list[Any]:
+    """Return the values of JSON texts. Those that are plain are read as one list, which takes half the time."""
     given = [text for text in texts if text is not None]
-    if sum(map(len, given)) > _MOST_AT_ONCE:
-        return _each(values.parse, texts)
-    trees = values.parse(f"[{','.join(given)}]")
-    if len(given) == len(texts):
-        return trees
-    following = iter(trees)
-    return [None if text is None else next(following) for text in texts]
+    if sum(map(len, given)) <= _MOST_AT_ONCE:
+        text = f"[{','.join(given)}]"
+        if values.TAG_MARK not in text:
+            with suppress(DurableValueError):  # one of them alone may do, or says better what is wrong with it
+                trees = iter(values.parse(text))
+                return [None if each is None else next(trees) for each in texts]
+    return _each(read, texts)
 
 
-def _values(field: DurableJSONField, texts: Texts) -> list[Any]:
-    """Return the values of a column that holds durable ones."""
-    if any(text is not None and values.TAG_MARK in text for text in texts):
-        return _each(partial(_value, field), texts)
-    return _trees(texts)
-
-
-def _value(field: DurableJSONField, text: str) -> Any:
+def _durable(field: DurableJSONField, text: str) -> Any:
     return field.from_db_value(text, None, None)
 
 
