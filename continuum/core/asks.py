@@ -38,6 +38,7 @@ class Asks:
     Attributes:
         pending: open commands by id, in the order they were issued.
         issued: commands to be carried out once they are taken, those of them that are not answered by then.
+        stride: the stretch of history that is being lived through, or None.
         given_up: commands whose children were cancelled, or never started, because the code did not want them any more.
     """
 
@@ -57,6 +58,7 @@ class Asks:
         self._timers: list[tuple[int, int, Command]] = []
         self._mailbox: dict[str, deque[Any]] = {}
         self._waiters: dict[str, deque[Command]] = {}
+        self.stride: Any = None
 
     def take(self) -> tuple[list[Command], list[Command], list[Command]]:
         """Return the commands to carry out, the activities nobody waits for any more, and the children to cancel."""
@@ -98,8 +100,8 @@ class Asks:
         """Keep a signal's payload (a JSON tree) until somebody waits for it."""
         self._mailbox.setdefault(name, deque()).append(payload)
 
-    def issue(self, effect: Any) -> Command:
-        """Turn an effect that the running task awaits into a command."""
+    def issue(self, effect: Any) -> Command | None:
+        """Turn an effect that the running task awaits into a command; None if the stride has answered it."""
         loop = self._loop
         scope = loop.scope()
         scope.effects = ordinal = scope.effects + 1
@@ -107,10 +109,13 @@ class Asks:
         kind = effect.kind
         if kind == "activity":
             definition, options = effect.definition, effect.options
+            args = definition.encode_arguments(effect.args, effect.kwargs, effect.name, self._max_bytes)
+            if self.stride is not None and self.stride.answers(id_, effect, args):
+                return None
             command = Command(
                 id_, kind, effect.name, loop.time_us, Future(loop=loop), definition, options, effect.undoes
             )
-            command.args = definition.encode_arguments(effect.args, effect.kwargs, effect.name, self._max_bytes)
+            command.args = args
             if options.idempotency_key is not None:
                 command.key = options.key_of(effect.args, effect.kwargs)
             self.issued.append(command)

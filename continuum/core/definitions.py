@@ -29,6 +29,7 @@ class _Definition:
     """What workflows and activities share: a function, its name, and its signature checked once."""
 
     kind = "function"
+    known_plain = False  # whether ``returns_plain`` was found to be so
 
     def __init__(self, fn: Callable[..., Any], name: str | None) -> None:
         if name is not None and (not isinstance(name, str) or not name):
@@ -49,7 +50,8 @@ class _Definition:
     @cached_property
     def returns_plain(self) -> bool:
         """Whether the return annotation has no say in how a result is restored."""
-        return not values.has_codec(self.returns)
+        self.known_plain = plain = not values.has_codec(self.returns)
+        return plain
 
     @cached_property
     def parameters(self) -> Any:

@@ -153,6 +153,8 @@ class Effect(Coroutine[Any, Any, Any]):
         if execution.loop.closing:
             yield from self._refused()
         command = execution.issue(self)
+        if command is None:
+            return execution.asks.stride.value
         try:
             value = yield from command.future
         finally:

@@ -26,13 +26,13 @@ from continuum.core.releasing import close_coroutine, collecting
 from continuum.core.watching import Interrupted, Watch, guarded
 from continuum.exceptions import NonDeterminismError
 
-__all__ = ["LAST_US", "DeterministicLoop", "RunTask", "Scope"]
+__all__ = ["LAST_US", "DeterministicLoop", "RunTask", "Scope", "current_task"]
 
 logger = logging.getLogger("continuum.run")
 
 _PY311 = sys.version_info < (3, 12)
-# What asyncio.current_task() is on Python 3.11, where it is a function in Python, short of the call.
-_current_task: Any = asyncio.tasks._current_tasks.get if _PY311 else asyncio.current_task  # type: ignore[attr-defined]
+#: What asyncio.current_task() is on Python 3.11, where it is a function in Python, short of the call.
+current_task: Any = asyncio.tasks._current_tasks.get if _PY311 else asyncio.current_task  # type: ignore[attr-defined]
 _WAIT_FOR = asyncio.wait_for.__code__
 _ENSURE_FUTURE = {
     function.__code__
@@ -277,7 +277,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         if waiting is not None:
             # wait_for wraps what it waits for in a task on Python 3.11 and does not on later ones. The wrapper shares
             # the identity of the task that waits, so that a history is good on every version.
-            scope, context = parent, _current_task(self).run_context  # type: ignore[union-attr]
+            scope, context = parent, current_task(self).run_context  # type: ignore[union-attr]
         else:
             scope = self._new_scope(parent)
             self.serial += 1
@@ -300,7 +300,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """The scope of the task that is running, or the run's outer one."""
         if self.aside is not None:
             return self.aside
-        task: Any = _current_task(self)
+        task: Any = current_task(self)
         try:
             return self._outside if task is None else task.scope
         except AttributeError:

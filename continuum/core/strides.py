@@ -5,26 +5,33 @@ place of the worker's, the watchdog to be told, and afterwards there is to be se
 stride all that is done once around many events. They are the plain ones: nobody's code but the run's own has to be
 called for them, as it is to restore a value of a class, and they fit beyond doubt. Every other event, and every doubt,
 ends the stride before that event, which then is delivered by itself.
+
+The plainest of all is the result of what the code asks for this very moment, with nothing else left to do: it is
+answered on the spot (:meth:`Stride.answers`), without a command, without a future, and without a turn of the loop.
 """
 
 from __future__ import annotations
 
+import sys
 from asyncio import Future
-from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from continuum import values
 from continuum.core import decisions, resuming
-from continuum.core.commands import Command
+from continuum.core.awaiting import awaited_by_its_task
+from continuum.core.effects import Effect
 from continuum.core.history import INLINE_ARGUMENTS, WALKED_PAST, Event, EventType, fingerprint
+from continuum.core.loop import current_task
 
-__all__ = ["deliver"]
+__all__ = ["Stride", "deliver"]
 
 _COMPLETED, _FIRED = EventType.ACTIVITY_COMPLETED, EventType.TIMER_FIRED
 _PLAIN = frozenset({_COMPLETED, _FIRED})
 _scan = values.scan
 # Methods of futures, which are looked up anew at each call when they are asked of a future.
 _done, _set_result = Future.done, Future.set_result
+_AWAIT = Effect._drive.__code__
 # In place of the value of an event that has to be looked at more closely.
 _UNCLEAR = object()
 
@@ -38,7 +45,11 @@ def deliver(run: Any, most: int) -> int:
     history = run._history
     before = len(history)
     if before > 1 and history[0].type in _PLAIN and run.retry is None and _may_be_plain(run, history[0]):
-        run.drain(_stride(run, most))
+        stride = run.asks.stride = Stride(run, most)
+        try:
+            run.drain(stride.live_through)
+        finally:
+            run.asks.stride = None
     if len(history) == before:
         _deliver(run, history.popleft())
     return before - len(history)
@@ -66,32 +77,42 @@ def _may_be_plain(run: Any, event: Event) -> bool:
         return False  # of no use as an annotation: it is said where the result is restored
 
 
-def _stride(run: Any, most: int) -> Callable[[], None]:
-    """Return what delivers the plain events that come next, at most so many, from within the run's loop.
+class Stride:
+    """The plain events that come next in the history of a run, at most so many.
 
     The last event of the history is never one of them: what the code does after it is no replay.
     """
 
-    def live_through() -> None:
-        loop, history, root = run.loop, run._history, run._root
+    __slots__ = ("_history", "_last", "_left", "_loop", "_ready", "_run", "_watch", "value")
+
+    def __init__(self, run: Any, most: int) -> None:
+        self._run = run
+        self._loop = run.loop
+        self._ready = run.loop._ready
+        self._watch = run.loop.watch
+        self._history = run._history
+        self._left = most
+        self._last = run._marks + 1
+
+    def live_through(self) -> None:
+        """Deliver them, from within the run's loop."""
+        run, loop, history, watch = self._run, self._loop, self._history, self._watch
+        root, run_ready = run._root, loop.run_ready
         pending, issued = run.pending, run.asks.issued
-        watch, run_ready = loop.watch, loop.run_ready
-        last = run._marks + 1
-        for _ in range(most):
-            if run._unmet <= last:
-                return
+        while self._left > 0 and run._unmet > self._last:
             _, type_, command_id, name, data, time_us = event = history.popleft()
             command = pending.get(command_id)
             value = _UNCLEAR
             if command is not None and command.name == name:
                 kind = command.kind
                 if kind == "activity" and type_ == _COMPLETED:
-                    value = _result(command, data)
+                    value = _result(command.definition, command.args, data)
                 elif kind == "timer" and type_ == _FIRED and command.handle is None:
                     value = None if data == f'{{"args":{command.args}}}' else _UNCLEAR
             if value is _UNCLEAR:
                 history.appendleft(event)
                 return
+            self._left -= 1
             run._unmet -= 1
             if time_us > loop.time_us:
                 loop.time_us = time_us
@@ -107,24 +128,65 @@ def _stride(run: Any, most: int) -> Callable[[], None]:
             if watch.raised or _done(root) or run.drift is not None or loop.violation is not None:
                 return
 
-    return live_through
+    def answers(self, command_id: str, effect: Any, args: str) -> bool:
+        """Answer what the code asks for now, with ``value``, if that is what happens next; returns whether it is.
+
+        It is what happens next if the history says so, if nothing else in the run is ready to go on, and if the code
+        does nothing before its task has got the result: then the task would be put to sleep only to be woken at once.
+
+        Args:
+            command_id: the identity of what is asked for.
+            effect: the call of an activity that is asked for, from within whose ``await`` this is called.
+            args: its arguments as JSON text.
+        """
+        run, history = self._run, self._history
+        if self._left <= 0 or run._unmet <= self._last or self._ready:
+            return False
+        _, type_, answered_id, name, data, time_us = history[0]
+        if answered_id != command_id or type_ != _COMPLETED or name != effect.name:
+            return False
+        value = _result(effect.definition, args, data)
+        if value is _UNCLEAR or effect.compensation is not None or effect.options.idempotency_key is not None:
+            return False
+        loop, watch = self._loop, self._watch
+        if watch.raised or run.drift is not None or loop.violation is not None:
+            return False
+        task = current_task(loop)
+        if task is None or task._must_cancel or not awaited_by_its_task(_awaiting(sys._getframe(2))):
+            return False
+        history.popleft()
+        self._left -= 1
+        run._unmet -= 1
+        if time_us > loop.time_us:
+            loop.time_us = time_us
+        watch.serial += 1
+        self.value = value
+        return True
 
 
-def _result(command: Command, data: str) -> Any:
-    """Return the result that an event holds, if it is certain to be that of a command and nothing but plain JSON."""
-    args = command.args
+def _awaiting(frame: FrameType | None) -> FrameType | None:
+    """Return the frame that awaits the effect in whose ``await`` this one is."""
+    while frame is not None and frame.f_code is not _AWAIT:
+        frame = frame.f_back
+    return None if frame is None else frame.f_back
+
+
+def _result(definition: Any, args: str, data: str) -> Any:
+    """Return the result that an event holds, if it is certain to be that of a call and nothing but plain JSON."""
     if len(args) > INLINE_ARGUMENTS:
         args = fingerprint(args)
-    # Word for word as the engine writes it for a first attempt. Arguments that hold such a word themselves are cut in
-    # two here, and so do not fit. What a function returns is not looked into here, but where a stride begins.
-    asked, _, rest = data.partition(',"took":')
-    took, _, result = rest.partition(',"result":')
-    if asked != f'{{"args":{args}' or not took.isdigit() or not command.definition.__dict__.get("returns_plain"):
+    # Word for word as the engine writes it for a first attempt, of which a number and the result are all that is told
+    # besides. What a function returns is not looked into here, but where a stride begins.
+    asked = f'{{"args":{args},"took":'
+    if not definition.known_plain or not data.startswith(asked):
+        return _UNCLEAR
+    after = data.find('"', len(asked))
+    if not data.startswith('"result":', after):
         return _UNCLEAR
     try:
-        value, end = _scan(result, 0)
+        value, end = _scan(data, after + 9)
     except (StopIteration, ValueError, RecursionError):
         return _UNCLEAR
-    if result[end:] != "}" or ((type(value) is dict or type(value) is list) and '"~' in result):
+    if data[end:] != "}" or ((type(value) is dict or type(value) is list) and '"~' in data[after:]):
         return _UNCLEAR
     return value

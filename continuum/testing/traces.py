@@ -43,8 +43,8 @@ class Recorder(Execution):
         super()._blank(loop)
         self.asked: list[Asked] = []
         self.notes: list[Any] = []
-        self.issue = _traced(self.issue, self.asked)
-        self.start_timer = _traced(self.start_timer, self.asked)
+        self.issue = _traced(self.issue, self.asked, loop)
+        self.start_timer = _traced(self.start_timer, self.asked, loop)
 
     def state(self) -> State:
         """Everything about the run that an observer could tell, right now."""
@@ -59,10 +59,18 @@ class Recorder(Execution):
         )
 
 
-def _traced(issue: Callable[..., Command], trace: list[Asked]) -> Callable[..., Command]:
-    def traced(*args: Any) -> Command:
+def _traced(
+    issue: Callable[..., Command | None], trace: list[Asked], loop: DeterministicLoop
+) -> Callable[..., Command | None]:
+    def traced(*args: Any) -> Command | None:
         command = issue(*args)
-        trace.append(Asked(command.id, command.kind, command.name, command.args, command.due_us))
+        if command is not None:
+            trace.append(Asked(command.id, command.kind, command.name, command.args, command.due_us))
+        else:  # answered at once, so that there is no command
+            (effect,) = args
+            scope = loop.scope()
+            text = effect.definition.encode_arguments(effect.args, effect.kwargs)
+            trace.append(Asked(f"{scope.path}:{scope.effects}", effect.kind, effect.name, text, None))
         return command
 
     return traced

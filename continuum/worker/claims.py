@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -157,19 +157,13 @@ async def load_histories(connection: psycopg.AsyncConnection[Any], run_ids: Iter
     if len(run_ids) == 1:
         return {run_ids[0]: await _load_history(connection, run_ids[0])}
     parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
-    cursor = await connection.execute(load("history_load"), parameters, prepare=True)
-    return histories_of(await cursor.fetchall())
+    return histories_of(await execute(connection, load("history_load"), parameters))
 
 
 async def _load_history(connection: psycopg.AsyncConnection[Any], run_id: UUID) -> list[Event]:
     # Each row is an event: nothing is made of it that is looked at once and thrown away, as a long history has many.
-    cursor = connection.cursor(row_factory=_events)
-    await cursor.execute(load("history_of_run"), {"run_ids": plain_array([run_id.hex])}, prepare=True)
-    return await cursor.fetchall()
-
-
-def _events(cursor: Any) -> Callable[[Any], Event]:
-    return event_of
+    parameters = {"run_ids": plain_array([run_id.hex])}
+    return await execute(connection, load("history_of_run"), parameters, event_of)
 
 
 def histories_of(rows: Iterable[tuple[Any, ...]]) -> dict[UUID, list[Event]]:

@@ -11,7 +11,7 @@ the answer to something else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -42,20 +42,24 @@ _NO_MEMORY = "libpq has no memory for what is to be copied"
 _prepared: WeakKeyDictionary[PGconn, dict[str, bytes]] = WeakKeyDictionary()
 
 
-async def execute(connection: Connection, text: str, parameters: Parameters) -> Rows:
+async def execute(
+    connection: Connection, text: str, parameters: Parameters, make: Callable[[Any], Any] = tuple
+) -> list[Any]:
     """Carry out one statement, in the transaction that is open or in one of its own.
 
     Args:
         connection: in autocommit mode.
         text: with named parameters.
         parameters: by name.
+        make: makes what is returned for a row of its values.
 
     Raises:
         psycopg.Error: it failed.
         UnicodeEncodeError: a text has no encoding.
     """
     statement = await _ready(connection, text, parameters)
-    return _rows(connection, _checked(await _exchange(connection.pgconn, _executed(connection.pgconn, statement))))
+    results = await _exchange(connection.pgconn, _executed(connection.pgconn, statement))
+    return _rows(connection, _checked(results), make)
 
 
 class Transaction:
@@ -290,12 +294,12 @@ def _checked(results: list[PGresult]) -> PGresult:
     return results[-1]
 
 
-def _rows(connection: Connection, result: PGresult) -> Rows:
+def _rows(connection: Connection, result: PGresult, make: Callable[[Any], Any] = tuple) -> list[Any]:
     if not result.ntuples:
         return []
     reader = Transformer(connection)
     reader.set_pgresult(result)
-    return reader.load_rows(0, result.ntuples, tuple)
+    return reader.load_rows(0, result.ntuples, make)
 
 
 _SUCCESSES = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)

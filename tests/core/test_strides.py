@@ -17,7 +17,7 @@ from continuum.core.identity import RunIdentity
 from continuum.core.retry import Retry
 from continuum.core.watching import Watch
 from continuum.exceptions import ReplayDriftError, WorkflowDeadlockError
-from tests.core.driver import EPOCH_US, RUN_ID, Driver, Recorder, drive, note
+from tests.core.driver import EPOCH_US, RUN_ID, Driver, Recorder, drive, in_order, newest_first, note
 
 
 @activity(name="strides.same")
@@ -125,6 +125,110 @@ def test_most_events_of_a_long_history_are_delivered_in_one_stretch_of_the_loop(
     assert run.replay()
     assert run.outcome.result == "50"
     assert len(drains) <= 4
+
+
+def answered_at_once(run: Execution) -> list[str]:
+    """Have the run note the effects that are answered without a command."""
+    noted, issue = [], run.issue
+
+    def noting(effect):
+        command = issue(effect)
+        if command is None:
+            noted.append(effect.name)
+        return command
+
+    run.issue = noting
+    return noted
+
+
+def test_what_is_asked_for_last_and_comes_next_is_answered_at_once():
+    run = Recorder(steps, RunIdentity(RUN_ID, started_us=EPOCH_US), "[50]")
+    at_once = answered_at_once(run)
+    run.begin(EPOCH_US, history_of(50))
+    assert run.replay()
+    assert run.outcome.result == "50"
+    # Not the first, which begins the stride, nor the last two, which the end and no replay follow.
+    assert len(at_once) >= 47
+
+
+@activity(name="strides.keyed", idempotency_key=lambda value: f"key {value}")
+def keyed(value: int) -> int:
+    return value
+
+
+class First:
+    """Awaits two calls at once, without a task, and takes the result that comes first."""
+
+    def __init__(self, *calls):
+        self.calls = calls
+
+    def __await__(self):
+        try:
+            waits = {self.begin(call): call for call in self.calls}
+            done, _ = yield from asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED).__await__()
+            (first,) = done
+            try:
+                waits[first].send(None)
+            except StopIteration as end:
+                return end.value
+        finally:
+            for call in self.calls:
+                call.close()
+
+    def begin(self, call):
+        future = call.send(None)
+        future._asyncio_future_blocking = False
+        return future
+
+
+async def beyond(value: int) -> int:
+    return await add_one(value)
+
+
+@workflow(name="strides.by_hand")
+async def by_hand():
+    for number in range(4):
+        note(await First(beyond(number), add_one(number + 10)))
+        note(await First(add_one(number), beyond(number + 10)))
+        note(await keyed(number))
+    return await add_one(20)
+
+
+@workflow(name="strides.cancels_itself")
+async def cancels_itself():
+    for number in range(4):
+        note(await add_one(number))
+        asyncio.current_task().cancel()
+        try:
+            note(await add_one(number))
+        except asyncio.CancelledError:
+            asyncio.current_task().uncancel()
+            note("cancelled")
+        asyncio.get_running_loop().call_soon(note, "called")
+        note(await add_one(number))
+    return await add_one(20)
+
+
+@pytest.mark.parametrize("definition", [by_hand, cancels_itself], ids=["by hand", "cancels itself"])
+@pytest.mark.parametrize("scheduler", [in_order, newest_first])
+def test_what_does_more_than_await_is_not_answered_at_once(definition, scheduler, in_strides):
+    driver = Driver(definition, scheduler=scheduler).open().go()
+    assert driver.outcome.result == "21"
+    for length, state in driver.states.items():
+        run = Recorder(definition, driver.run, driver.input)
+        run.begin(EPOCH_US, driver.history[:length])
+        assert run.replay()
+        assert run.state() == state
+        assert not run.take().journal
+
+
+def test_driven_by_hand_it_would_part_from_its_history_if_it_were_answered_at_once(monkeypatch):
+    driver = Driver(by_hand).open().go()
+    monkeypatch.setattr(strides, "awaited_by_its_task", lambda frame: True)
+    run = Recorder(by_hand, driver.run, driver.input)
+    run.begin(EPOCH_US, driver.history)
+    with pytest.raises(ReplayDriftError):
+        run.replay()
 
 
 def test_no_more_events_are_delivered_than_asked_for(in_strides):
