@@ -77,6 +77,8 @@ def test_the_journal_finds_each_run_by_its_id(plan_of):
     assert "continuum_runs_owner_idx" not in plan
     assert plan.count("continuum_runs_pkey") == 2
     assert "Seq Scan on continuum_runs" not in plan
+    # Who is the first in line, asked for a run that is given back at work.
+    assert "Scan using continuum_runs_ready_idx on continuum_runs first" in plan
 
 
 def test_runs_claimed_unknowingly_are_sought_among_those_of_the_worker_only(plan_of):

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 import continuum
-from continuum.models import Worker
+from continuum.models import Run, Worker
 from tests.app import drain_workflows as flows, workflows
 from tests.app.models import Effect
 from tests.test_cluster import assert_sound
@@ -86,6 +89,24 @@ class TestHandOver:
         assert first.wait(60) == 0
         assert continuum.result(busy, timeout=60) == "h:held"
         assert set(marks().values()) == {1}
+
+    def test_what_was_begun_goes_on_before_what_was_not(self, start_patient_worker, tmp_path):
+        first = start_patient_worker("--threads", "1")
+        busy = continuum.start(workflows.holds, "h", str(tmp_path / "gate"))
+        eventually(lambda: marks()["h:held"], 60)
+        begun = [continuum.start(workflows.effects, f"l{n}", 2) for n in range(3)]
+        eventually(lambda: all(map(owner_of, begun)), 60)
+        in_line = timezone.now() - timedelta(hours=1)
+        Run.objects.create(id=uuid4(), workflow="in nobody's code", correlation_id=uuid4(), next_wakeup_at=in_line)
+        stop(first)
+        eventually(lambda: not any(map(owner_of, begun)), 60)
+        assert {run.next_wakeup_at for run in Run.objects.filter(id__in=[run.id for run in begun])} == {in_line}
+        (tmp_path / "gate").touch()
+        assert first.wait(60) == 0
+        start_patient_worker()
+        for n, run in enumerate(begun):
+            assert continuum.result(run, timeout=60) == [f"l{n}:0", f"l{n}:1"]
+        assert continuum.result(busy, timeout=60) == "h:held"
 
     def test_a_branch_goes_on_elsewhere_while_another_of_the_same_run_is_let_end(self, start_patient_worker, tmp_path):
         first = start_patient_worker()

@@ -318,7 +318,7 @@ class Engine:
         """Give a run back: its row says all that another worker, or this one, needs to go on."""
         if live.gone or live.leaving:
             return
-        self.journal.entry(live).update = rows.released(live, self._clock.now_us())
+        self.journal.entry(live).update = rows.released(live)
         self._leave(live)
 
     def release_all(self) -> None:

@@ -35,7 +35,8 @@ class Message(NamedTuple):
 class RowUpdate(NamedTuple):
     """New values of a run's row: JSON as text, times in microseconds.
 
-    None is NULL, or "as it is" for progress and recoveries.
+    None is NULL, or "as it is" for progress and recoveries. ``first_in_line`` in place of ``next_wakeup_us``: it can go
+    on now, and before all that has not begun.
     """
 
     state: str
@@ -48,6 +49,7 @@ class RowUpdate(NamedTuple):
     completed_us: int | None = None
     retention_us: int | None = None
     recoveries: int | None = 0
+    first_in_line: bool = False
 
 
 class Entry:

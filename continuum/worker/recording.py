@@ -208,4 +208,5 @@ def _rows(changed: list[tuple[LiveRun, RowUpdate]]) -> dict[str, Any]:
         "completed": plain_array([u.completed_us for u in updates]),
         "retention": plain_array([u.retention_us for u in updates]),
         "recoveries": plain_array([u.recoveries for u in updates]),
+        "first_in_line": plain_array([u.first_in_line for u in updates]),
     }

@@ -86,7 +86,7 @@ def quarantined(live: LiveRun, until_us: int, error: dict[str, Any], *, recoveri
     return RowUpdate("suspended", False, next_wakeup_us=until_us, error=said, recoveries=recoveries)
 
 
-def released(live: LiveRun, now_us: int) -> RowUpdate:
+def released(live: LiveRun) -> RowUpdate:
     """The run is given back: its row says when to take it up again."""
     execution = live.execution
     due = [live.deadline_us] if live.deadline_us is not None and execution.cancel_reason is None else []
@@ -95,19 +95,16 @@ def released(live: LiveRun, now_us: int) -> RowUpdate:
         due.append(timer.due_us)
     # An activity that has no result yet runs wherever the run goes on: at once, or when its next attempt is due.
     # Of one that is out as a task news comes by mail.
-    due += [
-        c.not_before_us or now_us
-        for c in execution.pending.values()
-        if c.kind == "activity" and c.id not in live.queued
-    ]
-    if live.replaying:
-        due.append(now_us)
+    here = [c for c in execution.pending.values() if c.kind == "activity" and c.id not in live.queued]
+    due += [c.not_before_us for c in here if c.not_before_us is not None]
+    at_work = live.replaying or any(c.not_before_us is None for c in here)
     return RowUpdate(
         "suspended",
         False,
         waiting_on=_waiting_on(live),
-        next_wakeup_us=min(due) if due else None,
+        next_wakeup_us=None if at_work or not due else min(due),
         progress=execution.progress,
+        first_in_line=at_work,
     )
 
 

@@ -11,6 +11,8 @@
 -- as long as that is open, and the others must not wait for it. See held_back.py. And how long it may stay open while we say
 -- nothing: a process that is stopped in the middle of it must not keep its own row locked, and so be taken for alive.
 --
+-- "first_in_line": what was at work when it is given back goes on before what has not begun, as in runs_release_dead.
+--
 -- "coalesce" keeps the planner from looking for a run among all those of its owner: that index would serve any condition
 -- that a run without an owner cannot meet.
 WITH batch AS MATERIALIZED (
@@ -50,7 +52,15 @@ WITH batch AS MATERIALIZED (
     SET state = u.state,
         owner_id = CASE WHEN u.keep_owner THEN r.owner_id END,
         waiting_on = u.waiting_on,
-        next_wakeup_at = timestamptz 'epoch' + u.next_wakeup_us * interval '1 microsecond',
+        next_wakeup_at = CASE
+            WHEN u.first_in_line THEN least(clock_timestamp(), (
+                SELECT first.next_wakeup_at FROM continuum_runs AS first
+                WHERE first.owner_id IS NULL AND first.next_wakeup_at IS NOT NULL AND first.priority = r.priority
+                ORDER BY first.next_wakeup_at
+                LIMIT 1
+            ))
+            ELSE timestamptz 'epoch' + u.next_wakeup_us * interval '1 microsecond'
+        END,
         progress = coalesce(u.progress, r.progress),
         result = u.result,
         error = u.error,
@@ -60,9 +70,10 @@ WITH batch AS MATERIALIZED (
     FROM unnest(
         %(update_runs)s::uuid[], %(update_tokens)s::bigint[], %(states)s::text[], %(keep_owner)s::boolean[], %(waiting_on)s::json[],
         %(next_wakeups)s::bigint[], %(progress)s::json[], %(results)s::json[], %(errors)s::json[],
-        %(completed)s::bigint[], %(retention)s::bigint[], %(recoveries)s::smallint[]
+        %(completed)s::bigint[], %(retention)s::bigint[], %(recoveries)s::smallint[], %(first_in_line)s::boolean[]
     ) AS u (
-        run_id, token, state, keep_owner, waiting_on, next_wakeup_us, progress, result, error, completed_us, retention_us, recoveries
+        run_id, token, state, keep_owner, waiting_on, next_wakeup_us, progress, result, error, completed_us, retention_us,
+        recoveries, first_in_line
     )
     -- Owner and token once more, since this is checked again on a row that has changed since "lost" looked: a statement of
     -- ours that was cut off, and which the server is still at work on, must not write over what came after it. The owner
