@@ -172,6 +172,19 @@ class TestTrouble:
         RunFactory(state="failed", completed_at=now, error={"type": "PoisonRunError"})
         assert check("dead-letters").status is Status.CRITICAL
 
+    @pytest.mark.parametrize("what", ["database", "role"])
+    def test_connections_that_are_nearly_all_in_use(self, worker, what):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_database()" if what == "database" else "SELECT session_user")
+            limited = f"{what} {connection.ops.quote_name(cursor.fetchone()[0])}"
+            assert check("connections").status is Status.OK
+            cursor.execute(f"ALTER {limited} CONNECTION LIMIT 1")
+            found = check("connections")
+            assert found.status is Status.WARNING
+            assert f"of 1 connections of the {what} are in use" in found.message
+            cursor.execute(f"ALTER {limited} CONNECTION LIMIT 100000")
+            assert check("connections").status is Status.OK
+
     def test_months_without_a_partition(self, worker, now):
         with connection.cursor() as cursor:
             following = (now.replace(day=1) + timedelta(days=32)).strftime("continuum_events_y%Ym%m")
@@ -198,7 +211,7 @@ class TestCommand:
 
     def test_strict_exits_with_1_when_something_was_found(self, worker):
         RunFactory(state="stuck_unknown_version")
-        assert "1 of 12 checks found something." in run_command()
+        assert "1 of 13 checks found something." in run_command()
         with pytest.raises(SystemExit) as ended:
             run_command("--strict")
         assert ended.value.code == 1

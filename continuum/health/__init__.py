@@ -16,6 +16,7 @@ __all__ = ["CHECKS", "Check", "Health", "Status", "examine"]
 CHECKS: dict[str, Callable[[str, Look], list[Check] | Check]] = {
     "configuration": setup.configuration,
     "migrations": setup.migrations,
+    "connections": setup.connection_limits,
     "workers": running.workers,
     "leases": running.leases,
     "overdue": running.overdue,

@@ -16,7 +16,10 @@ from continuum.upkeep import rights
 from continuum.wording import counted
 from continuum.worker.partitions import existing_months
 
-__all__ = ["configuration", "default_partition", "migrations", "partitions"]
+__all__ = ["configuration", "connection_limits", "default_partition", "migrations", "partitions"]
+
+# From so large a part of the connections on that there may be, one more node or a busy hour is too much.
+NEARLY_ALL = 0.9
 
 
 def configuration(name: str, look: Look) -> list[Check] | Check:
@@ -34,6 +37,22 @@ def configuration(name: str, look: Look) -> list[Check] | Check:
         )
         for each in misfits
     ]
+
+
+def connection_limits(name: str, look: Look) -> Check:
+    """Whether the server, the database and the role can do with some connections more."""
+    what, used, most = look.rows("health_connections")[0]
+    if used < NEARLY_ALL * most:
+        return Check(name=name, count=used, message=f"{used:,} of {most:,} connections of {what} are in use")
+    return Check(
+        name=name,
+        status=Status.WARNING,
+        count=used,
+        message=f"{used:,} of {most:,} connections of {what} are in use: workers and web processes that need one more "
+        "will not get it",
+        hint="a worker process takes up to ten, and one for each thread that uses the ORM: lower ACTIVITY_THREADS, "
+        "start fewer, raise the limit, or use a pooler",
+    )
 
 
 def migrations(name: str, look: Look) -> Check:
