@@ -53,8 +53,8 @@ def breaks(monkeypatch):
         )
         return connection
 
-    async def exchange(connection, text, parameters):
-        return await met(connection, text, lambda: execute(connection, text, parameters))
+    async def exchange(connection, text, *arguments):
+        return await met(connection, text, lambda: execute(connection, text, *arguments))
 
     monkeypatch.setattr("continuum.worker.session.connect", connect)
     monkeypatch.setattr("continuum.worker.claims.execute", exchange)

@@ -46,6 +46,14 @@ def holding(value):
 VALUE = ["attributes", "value"]
 
 
+def read_or_refused(read):
+    try:
+        read()
+    except ValueError as refused:
+        return str(refused)
+    return "read"
+
+
 class TestPage:
     def test_the_newest_of_the_default_namespace_come_first(self):
         old, new = RunFactory(started_at=NOW - timedelta(hours=1)), RunFactory(started_at=NOW)
@@ -103,11 +111,10 @@ class TestPage:
         RunFactory.create_batch(2)
         with connection.cursor() as cursor:
             cursor.execute("UPDATE continuum_runs SET result = %s", [value])
-        with pytest.raises(ValueError) as by_model:
-            Run.objects.first()
-        with pytest.raises(ValueError) as by_search:
-            continuum.query()
-        assert str(by_search.value) == str(by_model.value)
+        by_model = read_or_refused(Run.objects.first)
+        assert read_or_refused(lambda: continuum.query().entries[0]) == by_model
+        if value[0] != "[":  # how deep Python reads depends on its version
+            assert by_model != "read"
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize(("use_tz", "zone"), [(True, None), (True, "Europe/Oslo"), (False, None)])
