@@ -226,6 +226,42 @@ class TestHabits:
         clock.took = 2.0
         assert [self.rare()[0] for _ in range(3)] == [1, 2, 2]
 
+    def test_the_index_of_attributes_is_left_to_postgresql_once_it_took_long(self, clock):
+        """As where a namespace has few runs, and all others bear the attribute."""
+        RunFactory(attributes={"value": "x"}, namespace="other")
+
+        def is_told_which_index():
+            with CaptureQueriesContext(connection) as queries:
+                continuum.query(where=[("eq", VALUE, "x")])
+            return ["attributes @> (SELECT" in query["sql"] for query in queries]
+
+        assert [is_told_which_index() for _ in range(2)] == [[False, False], [True]]
+        clock.took = 2.0
+        assert is_told_which_index() == [True]
+        clock.took = 0.0
+        assert [is_told_which_index() for _ in range(3)] == [[False, False], [False], [False]]
+
+    @pytest.mark.parametrize(
+        "condition",
+        [
+            ("eq", VALUE, ["x"]),
+            ("eq", VALUE, {"x": 1}),
+            ("eq", VALUE, None),
+            ("eq", VALUE, {}),
+            ("in", VALUE, ["x", 1]),
+            ("in", VALUE, ["x"]),
+            ("gte", VALUE, 1),
+            ("exists", VALUE),
+        ],
+    )
+    def test_what_is_gathered_again_is_what_was_found(self, clock, condition):
+        for value in ("x", 1, ["x"], ["x", "y"], {"x": 1}, {"x": 1, "y": 2}, None, {}):
+            RunFactory(attributes={"value": value, "plan": "pro"})
+            holding(value)
+        for conditions in ([condition], [condition, ("eq", PLAN, "free")], [("eq", PLAN, "pro"), condition]):
+            first = continuum.query(where=conditions)
+            assert all(continuum.query(where=conditions) == first for _ in range(2))
+
     def test_what_is_common_is_found_in_order_all_along(self, clock):
         RunFactory.create_batch(3, attributes={"value": "x"})
         assert [self.rare()[0] for _ in range(3)] == [1, 1, 1]

@@ -262,6 +262,21 @@ class TestSearches:
         assert all("'default'" in text for text in looked_for)
         assert connection.connection.prepare_threshold is None
 
+    def test_for_attributes_that_are_rare_get_one_plan_for_all_values(self, monkeypatch):
+        monkeypatch.setattr(queries, "HABITS", Habits(quick=60.0))
+        for number in range(OFTEN):
+            continuum.start(flow, number, attributes={"value": number})
+        for _ in range(5):
+            for number in range(OFTEN):
+                (run,) = continuum.query(where=[("eq", ["attributes", "value"], number)]).entries
+                assert run.input == [number]
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT generic_plans > custom_plans FROM pg_prepared_statements "
+                "WHERE position('attributes @> (SELECT' IN statement) > 0"
+            )
+            assert cursor.fetchall() == [(True,)]
+
     def test_of_another_namespace_are_others(self):
         for _ in range(OFTEN):
             self.search()

@@ -57,6 +57,7 @@ class Condition:
         params: the parameters.
         values: the operand, or the operands of ``in``, in the form of the parameters.
         indexed: whether the GIN index finds what meets it.
+        contained: the JSON that attributes contain if they meet it, and only then; None where that cannot be said.
     """
 
     operator: str
@@ -65,6 +66,7 @@ class Condition:
     params: tuple[Any, ...]
     values: tuple[Any, ...] = ()
     indexed: bool = False
+    contained: str | None = None
 
 
 def parse(where: Any) -> list[Condition]:
@@ -258,7 +260,8 @@ def _of_path(what: str, operator: str, path: tuple[str, ...], operand: Any) -> C
         indexed = bool(parts) and all(part.indexed for part in parts)
         if indexed:
             sql = f"attributes <> '{{}}'::jsonb AND ({sql})"
-        return Condition(operator, "attributes", f"({sql})", params, indexed=indexed)
+        contained = parts[0].contained if operator == "eq" else None
+        return Condition(operator, "attributes", f"({sql})", params, indexed=indexed, contained=contained)
     text = _json(what, operand)
     compared = f"{_at(path)} {_COMPARISONS[operator]} %s::jsonb"
     if operator == "neq":
@@ -282,7 +285,7 @@ def _equal(path: tuple[str, ...], text: str, value: Any) -> Condition:
         return Condition("eq", "attributes", exact, (*path, text))
     whole = "".join(f"{{{plain_value('key', key)}:" for key in path) + text + "}" * len(path)
     if not isinstance(value, list | dict):
-        return Condition("eq", "attributes", "attributes @> %s::jsonb", (whole,), indexed=True)
+        return Condition("eq", "attributes", "attributes @> %s::jsonb", (whole,), indexed=True, contained=whole)
     # A list or an object that contains another need not equal it.
     return Condition("eq", "attributes", f"(attributes @> %s::jsonb AND {exact})", (whole, *path, text), indexed=True)
 

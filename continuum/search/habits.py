@@ -38,7 +38,11 @@ class Habits:
         if self._clock() - began > self._quick:
             self._known.discard(hash(search))
         else:
-            if len(self._known) >= self._most:
-                self._known.clear()
-            self._known.add(hash(search))
+            self.remember(search)
         return found
+
+    def remember(self, search: Hashable) -> None:
+        """Remember a search."""
+        if search not in self and len(self._known) >= self._most:
+            self._known.clear()
+        self._known.add(hash(search))

@@ -26,8 +26,10 @@ from continuum.search.statements import (
     counted,
     ended_in_order,
     gathered,
+    gathered_by_attributes,
     in_order,
     is_all_in_order,
+    is_by_attributes,
 )
 from continuum.statements import all_rows
 
@@ -199,16 +201,16 @@ def _searched(alias: str, wanted: Query, limit: int) -> list[tuple[Any, ...]]:
     if wanted.column not in ("started_at", "completed_at", "id") or _names_runs(wanted):
         return _rows(alias, gathered(wanted, limit))
     if is_all_in_order(wanted):
-        return _rows_in_order(alias, in_order(wanted, None, limit))
+        return _rows_of_one_plan(alias, in_order(wanted, None, limit))
     workflows = _workflows(wanted)
     if workflows and not wanted.states & LIVE:
-        return _rows_in_order(alias, ended_in_order(wanted, workflows, limit))
+        return _rows_of_one_plan(alias, ended_in_order(wanted, workflows, limit))
     kind = (alias, replace(wanted, after=None))
     if kind in HABITS:
-        return HABITS.gather(kind, lambda: _rows(alias, gathered(wanted, limit)))
-    rows = _rows_in_order(alias, in_order(wanted, _FIRST_LOOK, limit))
+        return _gathered_again(alias, kind, wanted, limit)
+    rows = _rows_of_one_plan(alias, in_order(wanted, _FIRST_LOOK, limit))
     if len(rows) < limit and (further := _further_look(wanted, len(rows), limit)):
-        rows = _rows_in_order(alias, in_order(wanted, further, limit))
+        rows = _rows_of_one_plan(alias, in_order(wanted, further, limit))
     if len(rows) == limit:
         return rows
     if workflows:
@@ -216,6 +218,20 @@ def _searched(alias: str, wanted: Query, limit: int) -> list[tuple[Any, ...]]:
     if not any(each.indexed for each in wanted.rest):
         return _rows(alias, gathered(wanted, limit))
     return HABITS.gather(kind, lambda: _rows(alias, gathered(wanted, limit)))
+
+
+def _gathered_again(alias: str, kind: tuple[str, Query], wanted: Query, limit: int) -> list[tuple[Any, ...]]:
+    """Gather what was gathered quickly before: by the index of attributes, with a plan that is kept, while that is quick.
+
+    It need not be: a namespace with few runs is soon read, whatever attribute the runs of all others bear.
+    """
+    planned = ("planned", kind)
+    if not is_by_attributes(wanted) or planned in HABITS:
+        return HABITS.gather(kind, lambda: _rows(alias, gathered(wanted, limit)))
+    rows = HABITS.gather(kind, lambda: _rows_of_one_plan(alias, gathered_by_attributes(wanted, limit)))
+    if kind not in HABITS:
+        HABITS.remember(planned)
+    return rows
 
 
 def _further_look(wanted: Query, hits: int, limit: int) -> int:
@@ -244,8 +260,8 @@ def _workflows(wanted: Query) -> list[str]:
     return sorted(names) if names and len(names) <= _MOST_WORKFLOWS else []
 
 
-def _rows_in_order(alias: str, statement: Text) -> list[tuple[Any, ...]]:
-    """Return the rows of a statement that says itself along which index to look, and how far, whatever the values."""
+def _rows_of_one_plan(alias: str, statement: Text) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement that says itself by which index to look, and how far, whatever the values."""
     return all_rows(alias, statement.sql, statement.params)
 
 

@@ -3,7 +3,8 @@
 PostgreSQL cannot know how often one has to look along an index until enough rows meet a condition: whoever lets it
 choose gets a millisecond for most searches and a walk over every run for some. So it is not left the choice. Where an
 index has the order, a bounded number of runs is looked at in that order (``in_order``); what is too rare to be found so
-is gathered by the index of what it is rare by, and sorted then (``gathered``), which PostgreSQL chooses well.
+is gathered by the index of what it is rare by, and sorted then (``gathered``), which PostgreSQL chooses well, though anew
+each time. What attributes alone were enough to find is gathered with a plan that is kept (``gathered_by_attributes``).
 
 Names of namespaces and workflows stand in the text where their letters allow it without a doubt, everything else that
 callers hand over is a parameter: how many runs there are of a name decides on the plan, so that a plan may be kept for
@@ -25,7 +26,19 @@ from continuum.search.conditions import ALL_STATES, Condition
 from continuum.search.cursors import Position
 from continuum.search.rows import columns
 
-__all__ = ["ENDED", "LIVE", "Query", "Text", "counted", "ended_in_order", "gathered", "in_order", "is_all_in_order"]
+__all__ = [
+    "ENDED",
+    "LIVE",
+    "Query",
+    "Text",
+    "counted",
+    "ended_in_order",
+    "gathered",
+    "gathered_by_attributes",
+    "in_order",
+    "is_all_in_order",
+    "is_by_attributes",
+]
 
 ENDED = frozenset(Run.TERMINAL_STATES)
 LIVE = ALL_STATES - ENDED
@@ -40,6 +53,9 @@ _SPACES = """RECURSIVE spaces (namespace) AS (
 )"""
 # Nothing that could end a literal, be an escape, or a mark for a parameter.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
+# What a subquery returns is not known to whoever plans: one run in a hundred is assumed to contain it. Said twice it is
+# one in ten thousand, and no plan is thought to be so dear that PostgreSQL compiles it, among many million runs either.
+_CONTAINED = "attributes @> (SELECT %s::jsonb) AND attributes @> (SELECT %s::jsonb)"
 _CASTS = {"id": "uuid", "state": "text", "workflow": "text", "version": "bigint"}
 
 
@@ -194,14 +210,38 @@ def ended_in_order(query: Query, workflows: Sequence[str], wanted: int) -> Text:
 def gathered(query: Query, wanted: int) -> Text:
     """Return the statement that gathers all runs that meet the conditions, and sorts them.
 
-    OFFSET 0 keeps PostgreSQL from walking along the order instead. Whole rows are read once it is known which.
+    OFFSET 0 keeps PostgreSQL from walking along the order instead. Whole rows are read once it is known which, unless
+    attributes are looked at, and the rows with them.
     """
     hop = _by_namespace(query)
-    names = Text("id" if query.column == "id" else f"id, {query.column}")
-    found = _each_space(query, hop, _arms(query, hop, names, query.stretch, "OFFSET 0"))
-    page = _select("id", [], _page(query, wanted), found.within("(", ") f"))
+    names = "*" if not hop else "id" if query.column == "id" else f"id, {query.column}"
+    found = _each_space(query, hop, _arms(query, hop, Text(names), query.stretch, "OFFSET 0")).within("(", ") f")
+    if not hop:
+        return _whole_page(query, [], wanted, found)
+    page = _select("id", [], _page(query, wanted), found)
     rows = page.within("(", ") page JOIN continuum_runs r USING (id)")
     return _with_spaces(query, hop, _select(columns("r"), [], query.order, rows))
+
+
+def is_by_attributes(query: Query) -> bool:
+    """Tell whether the attributes that runs must contain say all that is asked."""
+    return bool(query.conditions) and all(each.contained is not None for each in query.conditions)
+
+
+def gathered_by_attributes(query: Query, wanted: int) -> Text:
+    """Return the statement that gathers all runs whose attributes contain what is asked for, and sorts them.
+
+    It has one plan for all values: OFFSET 0 leaves no index but that of the attributes.
+    """
+    conditions = [Text(_CONTAINED, (each.contained, each.contained)) for each in query.conditions]
+    found = _select("*", [Text("attributes <> '{}'::jsonb"), *conditions], "OFFSET 0").within("(", ") f")
+    return _whole_page(query, [*_namespace(query, False), *query.stretch], wanted, found)
+
+
+def _whole_page(query: Query, conditions: list[Text], wanted: int, found: Text) -> Text:
+    """Return the statement that sorts whole rows; text is made of those on the page only."""
+    page = _select("*", conditions, _page(query, wanted), found)
+    return _select(columns("p"), [], query.order, page.within("(", ") p"))
 
 
 def counted(query: Query, group: Text | None) -> Text:
