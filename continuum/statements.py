@@ -11,8 +11,11 @@ takes a quarter of what a start costs the client (benchmarks/README.md).
 
 from __future__ import annotations
 
+import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, tzinfo
+from itertools import count
 from operator import methodcaller
 from typing import Any, TypeVar
 from uuid import UUID
@@ -33,9 +36,12 @@ from continuum.worker.sql import load, numbered
 __all__ = ["all_rows", "first_row"]
 
 T = TypeVar("T")
+Parameters = Mapping[str, Any] | Sequence[Any]
 
 # As for the worker's own connections: what comes once or twice is not worth the round trip that preparing takes.
 PREPARE_THRESHOLD = 2
+# How many statements are kept prepared in a session, and of how many others it is known how often they have come.
+_MOST = 100
 
 # Before it is carried out: the session does not know the statement, or another by its name; the tables have changed.
 _REFUSALS = (
@@ -59,14 +65,15 @@ def first_row(alias: str, name: str, parameters: Mapping[str, Any]) -> tuple[Any
     Raises:
         django.db.Error: as Django's cursors.
     """
-    return _carried_out(alias, load(name), parameters, _PreparedCursor, methodcaller("fetchone"))
+    return _carried_out(alias, load(name), parameters, methodcaller("fetchone"))
 
 
 def all_rows(alias: str, text: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Carry out a statement that is put together anew each time, though mostly as it was before, and fetch its rows.
 
     After some times in a session PostgreSQL may settle on a plan that is the same for all values (its documentation of
-    PREPARE): the statement must be one whose plan does not depend on them.
+    PREPARE): the statement must be one whose plan does not depend on them. Moments come in the session's time zone: it
+    has to ask for them as text.
 
     Args:
         alias: the database.
@@ -76,16 +83,11 @@ def all_rows(alias: str, text: str, parameters: Sequence[Any]) -> list[tuple[Any
     Raises:
         django.db.Error: as Django's cursors.
     """
-    return _carried_out(alias, text, parameters, _PreparingCursor, methodcaller("fetchall"))
+    return _carried_out(alias, text, parameters, methodcaller("fetchall"))
 
 
-def _carried_out(alias: str, text: str, parameters: Any, prepared: Callable[..., Any], fetch: Callable[[Any], T]) -> T:
-    """Carry out a statement with a cursor that prepares it if that may be, and else with Django's own; fetch from it.
-
-    Args:
-        prepared: makes a cursor of psycopg's, which it stands in for, and of the time zone of the connection.
-        fetch: called with the cursor.
-    """
+def _carried_out(alias: str, text: str, parameters: Parameters, fetch: Callable[[Any], T]) -> T:
+    """Carry out a statement, prepared if that may be, and call ``fetch`` with the cursor."""
     connection = connections[alias]
     with connection.cursor() as cursor:
         # What others have put in Django's place, to watch or to count, is left alone; and so is Django's own for
@@ -93,7 +95,7 @@ def _carried_out(alias: str, text: str, parameters: Any, prepared: Callable[...,
         with connection.wrap_database_errors:
             session = _session(connection) if type(cursor) is CursorWrapper else None
         if session is not None:
-            plain, cursor.cursor = cursor.cursor, prepared(cursor.cursor, connection.timezone)
+            plain, cursor.cursor = cursor.cursor, _PreparedCursor(cursor.cursor, connection.timezone)
             try:
                 cursor.execute(text, parameters)
                 return fetch(cursor)
@@ -104,26 +106,6 @@ def _carried_out(alias: str, text: str, parameters: Any, prepared: Callable[...,
                 cursor.cursor = plain
         cursor.execute(text, parameters)
         return fetch(cursor)
-
-
-class _PreparingCursor(psycopg.Cursor[Any]):
-    """psycopg's own cursor, which leaves parameters to the server and has it prepare what comes again.
-
-    It notes what has come and keeps a hundred statements prepared; Django has told it not to. Moments it returns in the
-    session's time zone: a statement has to ask for them as text.
-    """
-
-    def __init__(self, plain: psycopg.Cursor[Any], zone: tzinfo | None) -> None:
-        super().__init__(plain.connection)
-
-    def execute(self, query: Any, params: Any = None) -> Any:  # type: ignore[override]  # as Django calls it
-        session = self.connection
-        threshold = session.prepare_threshold
-        session.prepare_threshold = PREPARE_THRESHOLD if threshold is None else threshold
-        try:
-            return super().execute(query, params)
-        finally:
-            session.prepare_threshold = threshold
 
 
 class _PreparedCursor:
@@ -140,23 +122,48 @@ class _PreparedCursor:
         self._session = plain.connection
         self._result: PGresult | None = None
 
-    def execute(self, text: str, parameters: Mapping[str, Any]) -> None:
+    def execute(self, text: str, parameters: Parameters) -> None:
         session = self._session
-        known = _known.setdefault(session, {})
-        name, uses = known.get(text, ("", 0))
-        if uses < PREPARE_THRESHOLD or (values := _as_text(text, parameters)) is None:
-            known[text] = name, uses + 1
+        known = _known.get(session)
+        if known is None:
+            known = _known[session] = _Known()
+        name = known.names.get(text)
+        is_new = name is None and known.uses.get(text, 0) < PREPARE_THRESHOLD
+        values = None if is_new else _as_text(text, parameters)
+        if values is None:
+            known.note(text)
             self._plain.execute(text, parameters)
             return
-        pgconn = session.pgconn
         with session.lock:
-            if not name:
-                name = f"continuum_{sum(1 for other, _ in known.values() if other)}"
-                pgconn.send_prepare(name.encode(), numbered(text)[0])
-                _checked(session.wait(generators.execute(pgconn)))
-                known[text] = name, uses
-            pgconn.send_query_prepared(name.encode(), values)
-            self._result = _checked(session.wait(generators.execute(pgconn)))
+            if name is None:
+                name = self._prepare(known, text, parameters)
+            known.names.move_to_end(text)
+            session.pgconn.send_query_prepared(name, values)
+            self._result = self._done()
+
+    def _prepare(self, known: _Known, text: str, parameters: Parameters) -> bytes:
+        pgconn = self._session.pgconn
+        if len(known.names) >= _MOST:
+            pgconn.send_query(b"DEALLOCATE " + known.names.popitem(last=False)[1])
+            self._done()
+        name = known.new_name()
+        pgconn.send_prepare(name, numbered(text)[0] if isinstance(parameters, Mapping) else _counted_through(text))
+        self._done()
+        known.names[text] = name
+        known.uses.pop(text, None)
+        return name
+
+    def _done(self) -> PGresult:
+        """Return the result of what was sent last.
+
+        Raises:
+            psycopg.Error: it failed.
+        """
+        session = self._session
+        result = session.wait(generators.execute(session.pgconn))[-1]
+        if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise psycopg.errors.error_from_result(result)
+        return result
 
     def fetchone(self) -> tuple[Any, ...] | None:
         if self._result is None:
@@ -167,9 +174,15 @@ class _PreparedCursor:
         try:
             return tuple([self._value(result, place) for place in range(result.nfields)])
         except (LookupError, ValueError):  # of another type, or in another style: psycopg knows them all
-            rows = Transformer(self._plain)
-            rows.set_pgresult(result)
-            return rows.load_row(0, tuple)
+            return self._read(result)[0]
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        return self._plain.fetchall() if self._result is None else self._read(self._result)
+
+    def _read(self, result: PGresult) -> list[tuple[Any, ...]]:
+        rows = Transformer(self._plain)
+        rows.set_pgresult(result)
+        return rows.load_rows(0, result.ntuples, tuple)
 
     def _value(self, result: PGresult, place: int) -> Any:
         value = result.get_value(0, place)
@@ -189,16 +202,47 @@ class _PreparedCursor:
         return getattr(self._plain, name)
 
 
-def _as_text(text: str, parameters: Mapping[str, Any]) -> list[bytes | None] | None:
+class _Known:
+    """What is known of the statements of a session, by their texts, those that came last at the end.
+
+    Attributes:
+        names: of what is prepared.
+        uses: how often others have come.
+    """
+
+    def __init__(self) -> None:
+        self.names: OrderedDict[str, bytes] = OrderedDict()
+        self.uses: OrderedDict[str, int] = OrderedDict()
+        self._numbers = count()
+
+    def note(self, text: str) -> None:
+        """Note that a statement has come that is not prepared."""
+        self.uses[text] = self.uses.pop(text, 0) + 1
+        if len(self.uses) > _MOST:
+            self.uses.popitem(last=False)
+
+    def new_name(self) -> bytes:
+        """Return a name that no statement of the session has had."""
+        return b"continuum_%d" % next(self._numbers)
+
+
+def _counted_through(text: str) -> bytes:
+    """Return a statement whose parameters are marked by ``%s`` as PostgreSQL itself has them."""
+    numbers = count(1)
+    return re.sub("%[s%]", lambda found: "%" if found[0] == "%%" else f"${next(numbers)}", text).encode()
+
+
+def _as_text(text: str, parameters: Parameters) -> list[bytes | None] | None:
     """Return the values of a statement's parameters as PostgreSQL reads them; None if psycopg is to see to them."""
+    if isinstance(parameters, Mapping):
+        parameters = [parameters[name] for name in numbered(text)[1]]
     values: list[bytes | None] = []
-    for name in numbered(text)[1]:
-        value = parameters[name]
+    for value in parameters:
         if value is None:
             values.append(None)
             continue
         if type(value) is not str:
-            if type(value) is not int and type(value) is not datetime:
+            if type(value) not in _WRITTEN:
                 return None
             value = str(value)
         if "\0" in value:
@@ -207,22 +251,12 @@ def _as_text(text: str, parameters: Mapping[str, Any]) -> list[bytes | None] | N
     return values
 
 
-def _checked(results: list[PGresult]) -> PGresult:
-    """Return the result of a statement.
-
-    Raises:
-        psycopg.Error: it failed.
-    """
-    result = results[-1]
-    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-        raise psycopg.errors.error_from_result(result)
-    return result
-
-
 def _read_boolean(text: str) -> bool:
     return text == "t"
 
 
+# Types that Python writes as PostgreSQL reads them.
+_WRITTEN = frozenset({int, datetime, UUID})
 _TIMESTAMPTZ = types["timestamptz"].oid
 _READERS: dict[int, Callable[[str], Any]] = {
     types["text"].oid: str,
@@ -232,8 +266,7 @@ _READERS: dict[int, Callable[[str], Any]] = {
     types["int8"].oid: int,
 }
 
-# Statements by their text: the name under which one is prepared in a session, if it is, and how often it was asked for.
-_known: WeakKeyDictionary[psycopg.Connection[Any], dict[str, tuple[str, int]]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[psycopg.Connection[Any], _Known] = WeakKeyDictionary()
 # Whether statements may be prepared in a session; None after it was asked for the first time.
 _willing: WeakKeyDictionary[psycopg.Connection[Any], bool | None] = WeakKeyDictionary()
 

@@ -221,7 +221,7 @@ def _searched(alias: str, wanted: Query, limit: int) -> list[tuple[Any, ...]]:
 
 
 def _gathered_again(alias: str, kind: tuple[str, Query], wanted: Query, limit: int) -> list[tuple[Any, ...]]:
-    """Gather what was gathered quickly before: by the index of attributes, with a plan that is kept, while that is quick.
+    """Gather what was gathered quickly before: by the index of attributes, its plan kept, for as long as that is quick.
 
     It need not be: a namespace with few runs is soon read, whatever attribute the runs of all others bear.
     """

@@ -3,7 +3,7 @@
 PostgreSQL cannot know how often one has to look along an index until enough rows meet a condition: whoever lets it
 choose gets a millisecond for most searches and a walk over every run for some. So it is not left the choice. Where an
 index has the order, a bounded number of runs is looked at in that order (``in_order``); what is too rare to be found so
-is gathered by the index of what it is rare by, and sorted then (``gathered``), which PostgreSQL chooses well, though anew
+is gathered by the index of what it is rare by, and sorted then (``gathered``), which PostgreSQL chooses well, anew
 each time. What attributes alone were enough to find is gathered with a plan that is kept (``gathered_by_attributes``).
 
 Names of namespaces and workflows stand in the text where their letters allow it without a doubt, everything else that
@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from continuum.models import Run
 from continuum.search.conditions import ALL_STATES, Condition
@@ -59,8 +59,7 @@ _CONTAINED = "attributes @> (SELECT %s::jsonb) AND attributes @> (SELECT %s::jso
 _CASTS = {"id": "uuid", "state": "text", "workflow": "text", "version": "bigint"}
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A piece of SQL with its parameters."""
 
     sql: str
@@ -298,10 +297,10 @@ def _with_spaces(query: Query, hop: bool, statement: Text) -> Text:
 
 def _select(names: str | Text, conditions: list[Text], tail: str, source: Text | None = None) -> Text:
     names = Text(names) if isinstance(names, str) else names
-    texts = [names.within("SELECT "), source.within(" FROM ") if source else Text(" FROM continuum_runs")]
-    if conditions:
-        texts.append(Text.join(" AND ", conditions).within(" WHERE "))
-    return Text.join("", [*texts, Text(f" {tail}")])
+    source = source or Text("continuum_runs")
+    where = f" WHERE {' AND '.join([each.sql for each in conditions])}" if conditions else ""
+    params = [*names.params, *source.params, *(param for each in conditions for param in each.params)]
+    return Text(f"SELECT {names.sql} FROM {source.sql}{where} {tail}", tuple(params))
 
 
 def _page(query: Query, wanted: int) -> str:
