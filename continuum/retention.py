@@ -2,7 +2,7 @@
 
 A workflow says with ``retention=`` how long its runs are kept once they have ended. A run goes with its history, its
 messages and the records of its transactional activities. Nothing goes that somebody may come back to: see
-``retention_due.sql``.
+``retention_stays.sql``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from continuum.worker.sql import load
 
 __all__ = ["Pruned", "Survey", "prune", "survey"]
 
-# Ids fetched at once while the survey reads what may go.
+# Ids fetched at once of what may go.
 _CHUNK = 10_000
 # A partition is left alone until its month has been over for so long: clocks differ, and ids are made before they are
 # stored.
@@ -148,17 +148,22 @@ class _Job:
 
     def survey(self) -> Survey:
         may_go: Counter[str] = Counter()
-        ids = bytearray()
-        for run_id, workflow in self._due():
-            may_go[workflow] += 1
-            ids += run_id.bytes
+        remain: Counter[UUID] = Counter()  # of each month, by its lower bound
+        runs = ended = for_ever = due = 0
+        sizes = {}
         with self.connection.cursor() as cursor:
-            cursor.execute(load("retention_standing"), self.times)
-            runs, ended, for_ever, due = cursor.fetchone()
-            sizes = {}
-            for month in self._whole_months(ids):
-                cursor.execute("SELECT pg_total_relation_size(%s::regclass)", [month.name])
-                sizes[month.name] = cursor.fetchone()[0]
+            months = self._settled_months(cursor)
+            bounds = sorted({bound for month in months for bound in (month.lower, month.upper)})
+            cursor.execute(f"{load('retention_stays')} {load('retention_survey')}", {**self.times, "bounds": bounds})
+            for workflow, place, *numbers, needed in cursor.fetchall():
+                runs, ended, for_ever, due = map(sum, zip((runs, ended, for_ever, due), numbers, strict=True))
+                may_go[workflow] += numbers[-1] - needed
+                if place:
+                    remain[bounds[place - 1]] += numbers[0] - numbers[-1] + needed
+            for month in months:
+                if not remain[month.lower]:
+                    cursor.execute("SELECT pg_total_relation_size(%s::regclass)", [month.name])
+                    sizes[month.name] = cursor.fetchone()[0]
         return Survey(
             now=self.now,
             ended_before=self.ended_before,
@@ -166,7 +171,7 @@ class _Job:
             ended=ended,
             kept_for_ever=for_ever,
             due=due,
-            may_go=may_go,
+            may_go=+may_go,
             months=sizes,
             keys=self._keys(execute=False),
         )
@@ -204,15 +209,14 @@ class _Job:
     def _due(self) -> Iterator[tuple[UUID, str]]:
         with transaction.atomic(using=self.alias), self.connection.chunked_cursor() as cursor:
             cursor.itersize = _CHUNK
-            cursor.execute(load("retention_due"), self.times)
+            cursor.execute(f"{load('retention_stays')} {load('retention_due')}", self.times)
             while rows := cursor.fetchmany(_CHUNK):
                 yield from rows
 
     def _whole_months(self, ids: bytearray) -> list[Month]:
         """Return the partitions whose every run may go; those without any run among them."""
         with self.connection.cursor() as cursor:
-            settled = self.now - _SETTLED
-            months = [month for month in existing_months(cursor) if month.until <= settled]
+            months = self._settled_months(cursor)
             lowers = [month.lower for month in months]
             going: Counter[str] = Counter()
             for run_id in _unpacked(ids):
@@ -220,6 +224,10 @@ class _Job:
                 if found >= 0 and run_id < months[found].upper:
                     going[months[found].name] += 1
             return [month for month in months if self._runs_of(cursor, month) == going[month.name]]
+
+    def _settled_months(self, cursor: Any) -> list[Month]:
+        settled = self.now - _SETTLED
+        return [month for month in existing_months(cursor) if month.until <= settled]
 
     @staticmethod
     def _runs_of(cursor: Any, month: Month) -> int:

@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra.django import TestCase as HypothesisTestCase
 
@@ -110,6 +111,25 @@ class TestWhatGoes:
         assert (found.may_go, found.needed, found.keys) == ({"a": 1}, 0, 0)
         assert len(left()) == 4
 
+    def test_a_survey_counts_in_the_database_and_puts_no_run_aside_that_has_no_relatives(self):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO continuum_runs (id, workflow, correlation_id, state, completed_at, retention_until)"
+                " SELECT gen_random_uuid(), 'w' || n % 3, gen_random_uuid(), 'completed', now() - interval '2 days',"
+                " now() - interval '1 day' FROM generate_series(1, 20000) n"
+            )
+            cursor.execute("ANALYZE continuum_runs")
+        with CaptureQueriesContext(connection) as queries:
+            found = retention.survey()
+        assert found.may_go.total() == found.due == 20_000
+        (survey,) = [query["sql"] for query in queries if "stays" in query["sql"]]
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) {survey}")
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+        assert "temp written" not in plan
+        assert "CTE related" in plan
+        assert "CTE standing" not in plan
+
 
 @pytest.mark.django_db
 class TestRelatives:
@@ -203,7 +223,10 @@ class TestAgainstAModel(HypothesisTestCase):
 
         expected = {run_id for run_id in runs if stays(run_id)}
         found = retention.survey()
+        due = [run_id for run_id in runs if standing[run_id] == "due"]
+        assert (found.runs, found.due) == (len(runs), len(due))
         assert found.may_go.total() == len(runs) - len(expected)
+        assert found.needed == len(expected.intersection(due))
         done = prune(batch_size=batch_size)
         assert left() == expected
         assert (done.runs, done.left) == (len(runs) - len(expected), 0)
@@ -286,6 +309,8 @@ class TestMonths:
         name, id_of = a_past_month()
         HistoryEventFactory.create_batch(2, run=a_run(id=id_of(1)))
         HistoryEventFactory(run=a_run(id=id_of(2), state="running"))
+        found = retention.survey()
+        assert (found.runs, found.may_go.total(), found.months) == (2, 1, {})
         done = prune()
         assert (done.events, done.months) == (2, [])
         assert set(HistoryEvent.objects.values_list("run_id", flat=True)) == {id_of(2)}
