@@ -11,9 +11,10 @@ from django.contrib.auth.models import Permission, User
 from django.contrib.staticfiles import finders
 from django.db import connection
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from continuum.admin import details, pagination, wording
+from continuum.admin import details, filters, pagination, wording
 from continuum.admin.searching import id_bounds
 from continuum.ids import uuid7
 from continuum.models import ActivityTask, HistoryEvent, Run, Worker, WorkflowVersion
@@ -196,6 +197,29 @@ class TestRunList:
         choices = {spec.title: getattr(spec, "lookup_choices", None) for spec in get(LIST).context["cl"].filter_specs}
         assert choices["namespace"] == [("billing", "billing"), ("default", "default")]
         assert choices["workflow"] == [("shop.refund_flow", "shop.refund_flow")]
+
+    @pytest.mark.parametrize(("most", "passes"), [(2, 1), (1, 3)])
+    def test_the_live_runs_are_read_once_for_the_few_of_a_rare_workflow(self, get, monkeypatch, most, passes):
+        monkeypatch.setattr(filters, "_MOST_NAMED", most)
+        runs = [
+            make_run(workflow="shop.refund_flow", state=state, namespace=namespace)
+            for state, namespace in (
+                ("running", "default"),
+                ("stuck_unknown_version", "billing"),
+                ("failed", "default"),
+            )
+        ]
+        for state in Run.State.values:
+            make_run(state=state)
+        WorkflowVersion.objects.create(workflow="shop.refund_flow", version=1, version_hash="a")
+        for query in ({"workflow": "shop.refund_flow"}, {"q": "refund"}):
+            with CaptureQueriesContext(connection) as queries:
+                assert listed(get(LIST, **query)) == [run.id for run in reversed(runs)]
+            assert sum("stuck_unknown_version" in each["sql"] for each in queries) == passes
+        assert listed(get(LIST, workflow="shop.refund_flow", state__exact="running")) == [runs[0].id]
+        assert listed(get(LIST, workflow="shop.refund_flow", state__exact="failed")) == [runs[2].id]
+        assert listed(get(LIST, workflow="shop.refund_flow", namespace="billing")) == [runs[1].id]
+        assert listed(get(LIST, workflow="shop.refund_flow", state__exact="cancelled")) == []
 
     def test_one_namespace_needs_no_filter(self, get):
         make_run()

@@ -14,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 import continuum
 from benchmarks.filling import RARE_WORKFLOW, fill
 from continuum import statements
+from continuum.admin.filters import of_workflows
 from continuum.models import Run
 from continuum.search import queries
 from continuum.search.habits import Habits
@@ -260,6 +261,22 @@ def test_querysets_use_the_index_of_attributes():
         plans = plans_of(lambda runs=runs: list(runs))
         assert not sequential(plans)
         assert GIN in indexes(plans)
+
+
+@pytest.mark.parametrize(("workflow", "most"), [(FLOW, 600), ("nobody", 3_000)])
+def test_the_list_of_a_workflow_reads_live_runs_past_those_that_have_ended(workflow, most):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO continuum_runs (id, workflow, correlation_id, namespace, state)"
+            " SELECT gen_random_uuid(), %s, gen_random_uuid(), CASE n %% 2 WHEN 0 THEN 'default' ELSE 'billing' END,"
+            " CASE n %% 3 WHEN 0 THEN 'pending' ELSE 'suspended' END FROM generate_series(1, 10000) n",
+            [FLOW],
+        )
+        cursor.execute("ANALYZE continuum_runs")
+    plans = plans_of(lambda: of_workflows(Run.objects.all(), [workflow]))
+    assert not sequential(plans)
+    assert indexes(plans) <= {STATES, ENDED}
+    assert blocks(plans) < most
 
 
 def test_finished_runs_are_found_in_the_order_of_their_start_by_querysets_too():

@@ -12,6 +12,8 @@ from continuum.models import Run, WorkflowVersion
 __all__ = ["NamespaceFilter", "WorkflowFilter", "of_workflows"]
 
 _MOST_CHOICES = 100
+# So many live runs of a workflow are named by their ids. Of one with more, that number is soon come across.
+_MOST_NAMED = 200
 
 # Hops from one namespace to the next along the index on (namespace, state), where a DISTINCT would read all of it.
 _NAMESPACES = """
@@ -30,14 +32,17 @@ def of_workflows(runs: QuerySet, names: Sequence[str]) -> QuerySet:
     """Keep the runs of some workflows.
 
     The index on workflows is for runs that have ended, in each namespace. Named in the question, it finds the few runs
-    of a rare workflow beside those that live; otherwise that would take reading all there are.
+    of a rare workflow beside those that live; otherwise that would take reading all there are. Those that live have to
+    be read: once, in place of once for their number and once for the page. By state, as those that have ended would be
+    read too on the way to some that live.
     """
     spaces = _namespaces()
     if len(spaces) == _MOST_CHOICES:
         return runs.filter(workflow__in=names)
-    ended = Q(state__in=Run.TERMINAL_STATES, namespace__in=spaces)
-    live = Q(state__in=set(Run.State) - set(Run.TERMINAL_STATES), namespace__in=spaces)
-    return runs.filter(ended | live, workflow__in=names)
+    ended = Q(workflow__in=names, state__in=Run.TERMINAL_STATES, namespace__in=spaces)
+    live = Q(workflow__in=names, state__in=set(Run.State) - set(Run.TERMINAL_STATES), namespace__in=spaces)
+    some = list(runs.filter(live).order_by("namespace", "state").values_list("id", flat=True)[: _MOST_NAMED + 1])
+    return runs.filter(ended | (live if len(some) > _MOST_NAMED else Q(id__in=some)))
 
 
 def _namespaces() -> list[str]:
