@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import OperationalError, connections, transaction
 
@@ -20,6 +21,8 @@ __all__ = ["RANGES", "Ended", "Live", "QueueDepth", "Range", "ended", "live", "o
 # A question that takes longer is not answered: whoever looks at 3 a.m. has other work for the database.
 _PATIENCE_MS = 5_000
 _CANCELED = "57014"
+# How many runs are looked at in the order of their start before all that wait are.
+_FRONT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +144,28 @@ def ended(range_: Range, *, now: datetime | None = None, using: str | None = Non
     return found
 
 
-def oldest_waits(limit: int = 10, *, using: str | None = None) -> list[Run]:
+def oldest_waits(limit: int = 10, *, since: datetime | None = None, using: str | None = None) -> list[Run]:
     """Return the runs that were started longest ago and still wait, without their values but for ``waiting_on``.
+
+    Args:
+        limit: how many.
+        since: when the first live run was started (aware), if that is known: it saves reading all of them.
+        using: database alias.
 
     Raises:
         TimeoutError: it took the database longer than five seconds.
     """
     alias = alias_for(using)
     with _cursor(alias) as cursor:
-        cursor.execute(load("overview_waits"), {"limit": limit})
-        ids = [run_id for (run_id,) in cursor.fetchall()]
+        ids: list[UUID] = []
+        if since is not None:
+            cursor.execute(load("overview_front"), {"limit": limit, "since": since, "front": _FRONT})
+            ids = [run_id for (run_id,) in cursor.fetchall()]
+        if len(ids) < limit:
+            cursor.execute(load("overview_waits"), {"limit": limit})
+            ids = [run_id for (run_id,) in cursor.fetchall()]
     runs = Run.objects.using(alias).defer("input", "result", "progress").filter(id__in=ids)
-    return sorted(runs, key=lambda run: run.started_at)
+    return sorted(runs, key=lambda run: (run.started_at, run.id))
 
 
 def queues(*, using: str | None = None) -> list[QueueDepth]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from continuum import overview
@@ -75,6 +76,24 @@ class TestFacts:
         ]
         RunFactory(state="running", started_at=NOW - timedelta(days=9))
         assert [run.id for run in overview.oldest_waits(3)] == [run.id for run in reversed(runs[2:])]
+
+    @pytest.mark.parametrize(("ended_before", "statements"), [(5, 1), (6, 2)])
+    def test_the_oldest_waits_are_sought_among_those_started_first_and_then_among_all(
+        self, monkeypatch, ended_before, statements
+    ):
+        monkeypatch.setattr(overview, "_FRONT", 8)
+        running = RunFactory(state="running", started_at=NOW - timedelta(days=9))
+        for n in range(ended_before):
+            ended(0, took=3600 * 24 * 8 + n, namespace=f"n{n % 2}")
+        ended(0, took=3600 * 24 * 10)
+        waits = [RunFactory(state="suspended", started_at=NOW - timedelta(days=n), namespace=f"n{n}") for n in (7, 6)]
+        waits.append(RunFactory(state="stuck_unknown_version", started_at=NOW - timedelta(days=5)))
+        waits.append(RunFactory(state="suspended", started_at=NOW - timedelta(days=4)))
+        with CaptureQueriesContext(connection) as queries:
+            found = overview.oldest_waits(3, since=running.started_at)
+        assert [run.id for run in found] == [run.id for run in waits[:3]]
+        assert sum("RECURSIVE" in query["sql"] for query in queries) == statements
+        assert [run.id for run in overview.oldest_waits(9, since=running.started_at)] == [run.id for run in waits]
 
     def test_a_question_that_takes_too_long_is_given_up(self, monkeypatch):
         monkeypatch.setattr(overview, "_PATIENCE_MS", 20)

@@ -13,11 +13,12 @@ from django.test.utils import CaptureQueriesContext
 
 import continuum
 from benchmarks.filling import RARE_WORKFLOW, fill
-from continuum import statements
+from continuum import overview, statements
 from continuum.admin.filters import of_workflows
 from continuum.models import Run
 from continuum.search import queries
 from continuum.search.habits import Habits
+from continuum.worker.sql import load
 
 RUNS = 30_000
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -277,6 +278,20 @@ def test_the_list_of_a_workflow_reads_live_runs_past_those_that_have_ended(workf
     assert not sequential(plans)
     assert indexes(plans) <= {STATES, ENDED}
     assert blocks(plans) < most
+
+
+def test_the_oldest_waits_are_found_along_the_order_of_starts():
+    newest = list(Run.objects.order_by("-started_at").values_list("id", flat=True)[:4000])
+    Run.objects.filter(id__in=newest[::4]).update(state="suspended", completed_at=None)
+    since = min(each.oldest for each in overview.live())
+    front = {"limit": 10, "front": 500, "since": since}
+    with connection.cursor() as cursor:
+        cursor.execute(load("overview_front"), front)
+        assert len(cursor.fetchall()) == 10
+    plans = plans_of(lambda: connection.cursor().execute(load("overview_front"), front))
+    assert not sequential(plans)
+    assert STARTED in indexes(plans)
+    assert blocks(plans) < 3_000
 
 
 def test_finished_runs_are_found_in_the_order_of_their_start_by_querysets_too():

@@ -145,7 +145,7 @@ class DashboardAdmin(ReadOnlyAdmin):
             "live": _live_rows(live, runs, now) if live is not None else None,
             "live_states": _LIVE_STATES,
             "live_total": sum(each.total for each in live or ()),
-            "waits": _in_time(lambda: _waits(alias, site, now)),
+            "waits": _in_time(lambda: _waits(alias, site, now, live)),
             "queues": [
                 (each, wording.duration(timedelta(seconds=each.age)) if each.due else "-")
                 for each in _in_time(lambda: overview.queues(using=alias)) or ()
@@ -215,7 +215,8 @@ def _live_rows(live: list[overview.Live], runs: str, now: datetime) -> list[dict
     ]
 
 
-def _waits(alias: str, site: str, now: datetime) -> list[dict[str, Any]]:
+def _waits(alias: str, site: str, now: datetime, live: list[overview.Live] | None) -> list[dict[str, Any]]:
+    since = min((each.oldest for each in live or ()), default=None)
     return [
         {
             "run": run,
@@ -226,7 +227,7 @@ def _waits(alias: str, site: str, now: datetime) -> list[dict[str, Any]]:
             if run.state == Run.State.STUCK_UNKNOWN_VERSION
             else "; ".join(wording.waits(_seen(run), now)),
         }
-        for run in overview.oldest_waits(using=alias)
+        for run in overview.oldest_waits(since=since, using=alias)
     ]
 
 

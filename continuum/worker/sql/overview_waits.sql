@@ -15,5 +15,5 @@ CROSS JOIN LATERAL (
     WHERE r.namespace = hop.namespace AND r.state IN ('suspended', 'stuck_unknown_version')
 ) AS live
 WHERE hop.namespace IS NOT NULL
-ORDER BY live.started_at
+ORDER BY live.started_at, live.id
 LIMIT %(limit)s
