@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from types import SimpleNamespace
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -526,6 +527,27 @@ class TestCount:
             "a": 2, 1: 2, 2.5: 1, "1": 1, None: 2, (1, (("x", ()),)): 1, (("a", (1,)),): 1,
         }  # fmt: skip
         assert continuum.count(group_by=["attributes", "value", "a"]) == {None: 9, (1,): 1}
+
+    @pytest.mark.parametrize(
+        "where",
+        [
+            [],
+            [("in", "state", ["failed", "running", "pending"])],
+            [("neq", "state", "failed"), ("startswith", "state", "c")],
+            [("lt", "state", "failed")],
+            [("eq", "state", "failed"), ("eq", "state", "completed")],
+            [("eq", "state", "failed"), ("eq", "workflow", "b")],
+            [("gte", "id", UUID(int=0))],
+            [("neq", "id", UUID(int=0))],
+        ],
+    )
+    def test_counts_by_state_what_a_search_finds_in_each(self, where):
+        for number, state in enumerate(["completed", "failed", "running", "cancelled", "failed", "failed"]):
+            RunFactory(state=state, workflow="ab"[number % 2], namespace=("default", "other")[number // 3])
+        for namespace in ("default", "other", None, "nowhere"):
+            found = continuum.query(namespace, where).entries
+            expected = dict(Counter(run.state for run in found))
+            assert continuum.count(namespace, where, group_by="state") == expected
 
     def test_what_is_one_key_in_python_is_counted_together(self):
         holding(1), holding(True), holding(0), holding(False)

@@ -253,6 +253,14 @@ def test_counts_of_little_read_little(where, index):
     assert index in indexes(plans)
 
 
+@pytest.mark.parametrize("namespace", ["default", None])
+def test_a_count_by_state_counts_each_along_the_index_of_states_and_sorts_no_runs(namespace):
+    (plan,) = plans_of(lambda: continuum.count(namespace, group_by="state"))
+    assert STATES in indexes([plan])
+    groups = [node for node in nodes(plan) if node["Node Type"] == "Aggregate" and "Group Key" in node]
+    assert all(below["Actual Rows"] <= 4 * len(Run.State) for node in groups for below in node["Plans"])
+
+
 def test_querysets_use_the_index_of_attributes():
     for runs in (
         Run.objects.with_attributes(flagged=True),

@@ -24,6 +24,7 @@ from continuum.search.statements import (
     Query,
     Text,
     counted,
+    counted_by_state,
     ended_in_order,
     gathered,
     gathered_by_attributes,
@@ -143,7 +144,9 @@ def count(
         return _rows(alias, counted(wanted, None))[0][0] if wanted.states else 0
     numbers: dict[Any, int] = {}
     if wanted.states:
-        for value, number in _rows(alias, counted(wanted, Text(*expression(group)))):
+        by_state = group == "state" and wanted.is_of_states
+        statement = counted_by_state(wanted) if by_state else counted(wanted, Text(*expression(group)))
+        for value, number in _rows(alias, statement):
             key = key_of(group, value)
             numbers[key] = numbers.get(key, 0) + number
     return numbers

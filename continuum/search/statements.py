@@ -32,6 +32,7 @@ __all__ = [
     "Query",
     "Text",
     "counted",
+    "counted_by_state",
     "ended_in_order",
     "gathered",
     "gathered_by_attributes",
@@ -122,6 +123,11 @@ class Query:
             or (each.column == "workflow" and each.operator in ("eq", "in"))
             for each in self.rest
         )
+
+    @property
+    def is_of_states(self) -> bool:
+        """Whether nothing is asked but in which of some states runs are."""
+        return not self.bounds and not self.rest
 
     def _is_bound(self, condition: Condition) -> bool:
         return condition.column == self.column and condition.operator in ("eq", "lt", "lte", "gt", "gte")
@@ -251,6 +257,19 @@ def counted(query: Query, group: Text | None) -> Text:
     if group is None:
         return _with_spaces(query, hop, found.within("SELECT count(*) FROM (", ") f"))
     return _with_spaces(query, hop, found.within("SELECT value, count(*) FROM (", ") f GROUP BY value"))
+
+
+def counted_by_state(query: Query) -> Text:
+    """Return the statement that counts for each state, where nothing else is asked: state by state along their index.
+
+    That takes half the time of sorting all runs by the names of their states.
+    """
+    arms = [
+        _select(f"'{state}'::text AS value, count(*) AS number", [*_namespace(query, True), _in_states([state])], "")
+        for state in sorted(query.states)
+    ]
+    found = _each_space(query, True, arms).within("(", ") f GROUP BY value HAVING sum(number) > 0")
+    return _with_spaces(query, True, found.within("SELECT value, sum(number)::bigint FROM "))
 
 
 def _arms(query: Query, hop: bool, names: Text, also: list[Text], tail: str) -> list[Text]:
