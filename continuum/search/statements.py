@@ -215,15 +215,12 @@ def ended_in_order(query: Query, workflows: Sequence[str], wanted: int) -> Text:
 def gathered(query: Query, wanted: int) -> Text:
     """Return the statement that gathers all runs that meet the conditions, and sorts them.
 
-    OFFSET 0 keeps PostgreSQL from walking along the order instead. Whole rows are read once it is known which, unless
-    attributes are looked at, and the rows with them.
+    OFFSET 0 keeps PostgreSQL from walking along the order instead. Whole rows are read once it is known which.
     """
     hop = _by_namespace(query)
-    names = "*" if not hop else "id" if query.column == "id" else f"id, {query.column}"
-    found = _each_space(query, hop, _arms(query, hop, Text(names), query.stretch, "OFFSET 0")).within("(", ") f")
-    if not hop:
-        return _whole_page(query, [], wanted, found)
-    page = _select("id", [], _page(query, wanted), found)
+    names = Text("id" if query.column == "id" else f"id, {query.column}")
+    found = _each_space(query, hop, _arms(query, hop, names, query.stretch, "OFFSET 0"))
+    page = _select("id", [], _page(query, wanted), found.within("(", ") f"))
     rows = page.within("(", ") page JOIN continuum_runs r USING (id)")
     return _with_spaces(query, hop, _select(columns("r"), [], query.order, rows))
 
@@ -234,18 +231,14 @@ def is_by_attributes(query: Query) -> bool:
 
 
 def gathered_by_attributes(query: Query, wanted: int) -> Text:
-    """Return the statement that gathers all runs whose attributes contain what is asked for, and sorts them.
+    """Return the statement that gathers the few runs whose attributes contain what is asked for, and sorts them.
 
-    It has one plan for all values: OFFSET 0 leaves no index but that of the attributes.
+    It has one plan for all values: OFFSET 0 leaves no index but that of the attributes. Few rows are sorted whole: that
+    saves looking for them once more.
     """
     conditions = [Text(_CONTAINED, (each.contained, each.contained)) for each in query.conditions]
     found = _select("*", [Text("attributes <> '{}'::jsonb"), *conditions], "OFFSET 0").within("(", ") f")
-    return _whole_page(query, [*_namespace(query, False), *query.stretch], wanted, found)
-
-
-def _whole_page(query: Query, conditions: list[Text], wanted: int, found: Text) -> Text:
-    """Return the statement that sorts whole rows; text is made of those on the page only."""
-    page = _select("*", conditions, _page(query, wanted), found)
+    page = _select("*", [*_namespace(query, False), *query.stretch], _page(query, wanted), found)
     return _select(columns("p"), [], query.order, page.within("(", ") p"))
 
 
