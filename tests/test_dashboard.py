@@ -120,7 +120,7 @@ class TestPage:
         RunFactory(state="stuck_unknown_version")
         html = page().content.decode()
         text = str(Page(html))
-        assert "2 of 12 checks found something" in text
+        assert "2 of 13 checks found something" in text
         assert text.index("What is wrong") < text.index("no worker is at work") < text.index("Under way")
         assert "state__exact=stuck_unknown_version" in html
 

@@ -18,6 +18,7 @@ from continuum.admin.filters import of_workflows
 from continuum.models import Run
 from continuum.search import queries
 from continuum.search.habits import Habits
+from continuum.worker.partitions import existing_months
 from continuum.worker.sql import load
 
 RUNS = 30_000
@@ -32,11 +33,14 @@ GIN, STATES, KEY = "continuum_runs_attributes_gin_idx", "continuum_runs_namespac
 @pytest.fixture(scope="module")
 def filled(django_db_setup, django_db_blocker):
     with django_db_blocker.unblock(), connection.cursor() as cursor:
+        before = set(existing_months(cursor))
         try:
             fill(cursor, RUNS, span=SPAN, until=NOW)
             yield
         finally:
             cursor.execute("TRUNCATE continuum_runs")
+            for month in set(existing_months(cursor)) - before:
+                cursor.execute(f"DROP TABLE {month.name}")
 
 
 pytestmark = [pytest.mark.usefixtures("filled"), pytest.mark.django_db]
