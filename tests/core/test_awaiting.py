@@ -9,7 +9,7 @@ import pytest
 
 from continuum.core import awaiting
 from continuum.core.awaiting import awaited_by_its_task
-from continuum.core.definitions import workflow
+from continuum.core.definitions import WorkflowDefinition
 from continuum.core.effects import Effect
 from continuum.core.execution import Execution
 from continuum.core.identity import RunIdentity
@@ -115,7 +115,7 @@ def _none_found_yet():
 
 
 def run(code) -> None:
-    execution = Execution(workflow(code, name=f"awaiting.{code.__name__}"), RunIdentity(RUN_ID, EPOCH_US), "[]")
+    execution = Execution(WorkflowDefinition(code), RunIdentity(RUN_ID, started_us=EPOCH_US), "[]")
     execution.begin(EPOCH_US)
     assert execution.outcome is not None
     assert execution.outcome.state == "completed", execution.outcome.error
