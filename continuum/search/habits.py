@@ -14,6 +14,10 @@ __all__ = ["Habits"]
 T = TypeVar("T")
 
 
+# A search that takes long so often, one time after the other, is no matter of chance.
+_TIMES = 3
+
+
 class Habits:
     """Remembers searches of one process, up to a number of them.
 
@@ -25,24 +29,28 @@ class Habits:
 
     def __init__(self, quick: float, most: int = 1000, clock: Callable[[], float] = perf_counter) -> None:
         self._quick, self._most, self._clock = quick, most, clock
-        # Their hashes, which take no memory: of two that have the same, one goes another way, to the same end.
-        self._known: set[int] = set()
+        # Their hashes, which take no memory: of two that have the same, one goes another way, to the same end. With how
+        # often gathering took long since it was quick; not at all, of those that are remembered.
+        self._known: dict[int, int] = {}
 
     def __contains__(self, search: Hashable) -> bool:
-        return hash(search) in self._known
+        return self._known.get(hash(search)) == 0
 
     def gather(self, search: Hashable, gather: Callable[[], T]) -> T:
         """Gather, and remember the search if that was quick."""
         began = self._clock()
         found = gather()
-        if self._clock() - began > self._quick:
-            self._known.discard(hash(search))
-        else:
-            self.remember(search)
+        late = self._clock() - began > self._quick
+        key = hash(search)
+        if key not in self._known and len(self._known) >= self._most:
+            self._known.clear()
+        self._known[key] = self._known.get(key, 0) + 1 if late else 0
         return found
 
-    def remember(self, search: Hashable) -> None:
-        """Remember a search."""
-        if search not in self and len(self._known) >= self._most:
-            self._known.clear()
-        self._known.add(hash(search))
+    def is_slow(self, search: Hashable) -> bool:
+        """Tell whether gathering has taken long time and again."""
+        return self._known.get(hash(search), 0) >= _TIMES
+
+    def forget(self, search: Hashable) -> None:
+        """Forget a search."""
+        self._known.pop(hash(search), None)

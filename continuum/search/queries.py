@@ -228,12 +228,12 @@ def _gathered_again(alias: str, kind: tuple[str, Query], wanted: Query, limit: i
 
     It need not be: a namespace with few runs is soon read, whatever attribute the runs of all others bear.
     """
-    planned = ("planned", kind)
-    if not is_by_attributes(wanted) or planned in HABITS:
+    kept = ("a plan that is kept", kind)
+    if not is_by_attributes(wanted) or HABITS.is_slow(kept):
         return HABITS.gather(kind, lambda: _rows(alias, gathered(wanted, limit)))
-    rows = HABITS.gather(kind, lambda: _rows_of_one_plan(alias, gathered_by_attributes(wanted, limit)))
-    if kind not in HABITS:
-        HABITS.remember(planned)
+    rows = HABITS.gather(kept, lambda: _rows_of_one_plan(alias, gathered_by_attributes(wanted, limit)))
+    if kept not in HABITS:
+        HABITS.forget(kind)
     return rows
 
 
