@@ -15,6 +15,7 @@ from uuid import UUID
 from asgiref.sync import sync_to_async
 
 from continuum import arguments, hints, values
+from continuum.along import Along
 from continuum.core.definitions import registry
 from continuum.exceptions import (
     RunCancelledError,
@@ -250,6 +251,7 @@ def _send(
     alias: str, run_id: UUID, namespace: str | None, kind: str, name: str | None, payload: str, delivery_id: str | None
 ) -> bool:
     """Put a message into the inbox of the live run; return False if it is a repeat."""
+    hint = Along(alias, "hint_of_mail", run_id)
     row = first_row(
         alias,
         "client_send",
@@ -261,12 +263,14 @@ def _send(
             "payload": payload,
             "delivery_id": delivery_id,
         },
+        hint,
     )
     if row is None:
         raise RunNotFoundError(run_id)
     tip, state, owner_id, sent, repeated = row
     if sent:
-        hints.send_run(alias, tip, owner_id)
+        if hint.told == tip or hints.send_run(alias, tip, owner_id):
+            hints.note_sent(run_id)
         return True
     if not repeated and state in Run.TERMINAL_STATES:
         raise RunNotActiveError(tip, state)

@@ -145,11 +145,20 @@ class Sender:
                 self._thread = None
                 self._pending.clear()
 
-    def hurry(self) -> None:
-        """Do not let what is pending wait for company."""
+    def goes_along(self) -> bool:
+        """Tell whether a hint may go another way now, as it would make a round of its own; if so, it counts as one."""
         with self._changed:
+            now = time.monotonic()
+            if self._closed or self._pending or self._working or now < self._due:
+                return False
+            self._went_out(now)
+            return True
+
+    def hurry(self) -> None:
+        """Do not let what is pending, or comes next, wait for company: who asks waits for what comes of each hint."""
+        with self._changed:
+            self._due = min(self._due, self._pace.sent_at + PAUSE_SECONDS)
             if self._pending:
-                self._due = min(self._due, self._pace.sent_at + PAUSE_SECONDS)
                 self._advance(time.monotonic())
 
     def flush(self, timeout: float) -> bool:

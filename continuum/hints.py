@@ -4,7 +4,8 @@ A hint only makes a worker look sooner than at its next poll, so sending one nev
 and never happens inside a transaction that has written something (a NOTIFY holds a cluster-wide lock until its
 transaction is on disk): it has a connection of its own, one for each database and process. The first hint is sent at
 once; those that come soon after it share the next round, and in a burst a round is a while in coming (see
-``continuum.hint_sender``).
+``continuum.hint_sender``). One on its own goes along with the statement it speaks of, where that can be: see
+``continuum.along``.
 """
 
 from __future__ import annotations
@@ -21,20 +22,49 @@ from django.db import connections, transaction
 from continuum.hint_sender import Channels, Sender, database_key, key_of, merge
 from continuum.worker.wakes import MAIL_CHANNEL, READY_CHANNEL, worker_channel
 
-__all__ = ["close_all", "flush", "hurry", "send_ready", "send_run"]
+__all__ = ["close_all", "flush", "goes_along", "hurry", "is_fresh", "note_sent", "send_ready", "send_run"]
 
 EXIT_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
+# A worker takes longer to hear of something and to have written what comes of it.
+FRESH_SECONDS = 0.001
+# By this many others at once a note may be lost, which costs whoever waits for that run one look.
+MOST_NOTED = 256
 
 
-def send_ready(alias: str) -> None:
-    """Tell the workers, once the current transaction on ``alias`` is committed, that there is a run to claim."""
-    _send(alias, READY_CHANNEL, None)
+def send_ready(alias: str) -> bool:
+    """Tell the workers, once the current transaction on ``alias`` is committed, that there is a run to claim.
+
+    Returns:
+        Whether that is now.
+    """
+    return _send(alias, READY_CHANNEL, None)
 
 
-def send_run(alias: str, run_id: UUID, owner_id: int | None) -> None:
+def send_run(alias: str, run_id: UUID, owner_id: int | None) -> bool:
     """Tell the owner of a run, or all workers if it has none, that there is news for it: after the commit as well."""
-    _send(alias, MAIL_CHANNEL if owner_id is None else worker_channel(owner_id), run_id)
+    return _send(alias, MAIL_CHANNEL if owner_id is None else worker_channel(owner_id), run_id)
+
+
+def goes_along(alias: str) -> bool:
+    """Tell whether a hint may go along with a statement outside transactions; if so, it counts as sent.
+
+    See ``continuum.along``.
+    """
+    return _sender(connections[alias]).goes_along()
+
+
+def note_sent(run_id: UUID) -> None:
+    """This process has just started a run, or sent it something, and told the workers: see ``is_fresh``."""
+    if len(_sent_at) >= MOST_NOTED:
+        _sent_at.clear()
+    _sent_at[run_id] = time.monotonic()
+
+
+def is_fresh(run_id: UUID) -> bool:
+    """Tell, once, whether what this process has last sent to a run cannot have come to anything yet."""
+    sent_at = _sent_at.pop(run_id, None)
+    return sent_at is not None and time.monotonic() - sent_at < FRESH_SECONDS
 
 
 def hurry(alias: str) -> None:
@@ -72,19 +102,21 @@ class _Batch:
         self.sender.add(self.channels)
 
 
-def _send(alias: str, channel: str, run_id: UUID | None) -> None:
+def _send(alias: str, channel: str, run_id: UUID | None) -> bool:
     connection = connections[alias]
     ids = None if run_id is None else {run_id.hex: None}
     if not connection.in_atomic_block:
         # Outside Django's own transactions nobody tells when the caller commits: the workers' next poll serves.
-        if connection.get_autocommit():
-            _sender(connection).add({channel: ids})
-        return
+        if not connection.get_autocommit():
+            return False
+        _sender(connection).add({channel: ids})
+        return True
     batch = _open_batch(connection)
     if batch is None:
         batch = _Batch(_sender(connection))
         transaction.on_commit(batch, using=alias, robust=True)
     merge(batch.channels, channel, ids)
+    return False
 
 
 def _open_batch(connection: Any) -> _Batch | None:
@@ -98,6 +130,7 @@ def _open_batch(connection: Any) -> _Batch | None:
     return hook if isinstance(hook, _Batch) and savepoints == set(connection.savepoint_ids) else None
 
 
+_sent_at: dict[UUID, float] = {}
 _lock = threading.Lock()
 _senders: dict[tuple[Any, ...], Sender] = {}
 _inherited: list[Sender] = []

@@ -157,20 +157,27 @@ class _Listener:
             except Exception as error:  # whatever it is: those who wait poll, and it is tried again
                 reason = " ".join(str(error).split()) or type(error).__name__
                 trouble, pause = f"the connection that listens for ended runs failed ({reason})", backoff.next()
-            finally:
-                self._set_listening(False)
-            if trouble and trouble != said:
-                logger.warning("%s; polling until that changes", trouble)
-                said = trouble
             if trouble:
+                self._set_listening(False)
+                if trouble != said:
+                    logger.warning("%s; polling until that changes", trouble)
+                    said = trouble
                 self._pause(pause)
 
     def _wanted(self) -> bool:
         """Tell whether to go on; once it has said no, the next who waits starts another thread."""
         with self._lock:
+            if self._thread is not threading.current_thread():
+                return False  # somebody has waited since: there is another thread
             unused = not self._wakes and time.monotonic() - self._unused_since >= idle_seconds()
             self._running = not (self._closed or unused or database_key(self._alias) != self._key)
-            return self._running
+            if self._running:
+                return True
+            # In the same breath, so that the next who waits does not rely on what is about to be closed.
+            listened, self.listening = self.listening, False
+        if listened:
+            self._wake(None)
+        return False
 
     def _session(self, backoff: Backoff) -> str:
         """Listen until nobody waits any more, or the connection breaks; return a reason if nothing can be heard."""

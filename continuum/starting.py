@@ -13,6 +13,7 @@ from django.db import connections, transaction
 from django.db.models.base import ModelState
 
 from continuum import arguments, hints, ids, values
+from continuum.along import Along
 from continuum.core.definitions import WorkflowDefinition
 from continuum.exceptions import AlreadyStartedError, RunNotFoundError
 from continuum.models import Run
@@ -99,13 +100,15 @@ def start(
         key = arguments.text("idempotency_key", idempotency_key)
         parameters.update(idempotency_key=key, key_id=str(ids.derived("start", namespace, definition.name, key)))
         statement = "client_start_keyed"
-    moments = first_row(alias, statement, parameters)
+    hint = Along(alias, "hint_of_run", run_id)
+    moments = first_row(alias, statement, parameters, hint)
     if moments is None:
         # Another statement, since this one's snapshot need not show a key that was committed while it waited.
         taken = first_row(alias, "client_start_key", parameters)
         assert taken is not None
         raise AlreadyStartedError(UUID(json.loads(taken[0])), definition.name, idempotency_key or "")
-    hints.send_ready(alias)
+    if hint.told or hints.send_ready(alias):
+        hints.note_sent(run_id)
     return _started(alias, run_id, parameters, moments, encoded)
 
 

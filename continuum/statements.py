@@ -14,7 +14,9 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, tzinfo
+from functools import partial
 from itertools import count
 from operator import methodcaller
 from typing import Any, TypeVar
@@ -30,6 +32,8 @@ from psycopg.postgres import types
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
+from continuum.along import Along
+from continuum.worker import flights
 from continuum.worker.connections import is_pooled
 from continuum.worker.sql import load, numbered
 
@@ -51,13 +55,16 @@ _REFUSALS = (
 )
 
 
-def first_row(alias: str, name: str, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
+def first_row(
+    alias: str, name: str, parameters: Mapping[str, Any], hint: Along | None = None
+) -> tuple[Any, ...] | None:
     """Carry out the statement ``name`` (see ``continuum.worker.sql``), in the caller's transaction if there is one.
 
     Args:
         alias: the database.
         name: the statement; what it does must be right to do again if it was refused.
         parameters: by name.
+        hint: what is to be told of once that is committed; it says afterwards whether it was.
 
     Returns:
         The first row of its result, or None.
@@ -65,7 +72,7 @@ def first_row(alias: str, name: str, parameters: Mapping[str, Any]) -> tuple[Any
     Raises:
         django.db.Error: as Django's cursors.
     """
-    return _carried_out(alias, load(name), parameters, methodcaller("fetchone"))
+    return _carried_out(alias, load(name), parameters, methodcaller("fetchone"), hint)
 
 
 def all_rows(alias: str, text: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -86,7 +93,9 @@ def all_rows(alias: str, text: str, parameters: Sequence[Any]) -> list[tuple[Any
     return _carried_out(alias, text, parameters, methodcaller("fetchall"))
 
 
-def _carried_out(alias: str, text: str, parameters: Parameters, fetch: Callable[[Any], T]) -> T:
+def _carried_out(
+    alias: str, text: str, parameters: Parameters, fetch: Callable[[Any], T], hint: Along | None = None
+) -> T:
     """Carry out a statement, prepared if that may be, and call ``fetch`` with the cursor."""
     connection = connections[alias]
     with connection.cursor() as cursor:
@@ -95,7 +104,7 @@ def _carried_out(alias: str, text: str, parameters: Parameters, fetch: Callable[
         with connection.wrap_database_errors:
             session = _session(connection) if type(cursor) is CursorWrapper else None
         if session is not None:
-            plain, cursor.cursor = cursor.cursor, _PreparedCursor(cursor.cursor, connection.timezone)
+            plain, cursor.cursor = cursor.cursor, _PreparedCursor(cursor.cursor, connection.timezone, hint)
             try:
                 cursor.execute(text, parameters)
                 return fetch(cursor)
@@ -114,11 +123,13 @@ class _PreparedCursor:
     Args:
         plain: the cursor it stands in for.
         zone: the time zone that moments are given in, or None for Django's naive ones.
+        hint: what may go along.
     """
 
-    def __init__(self, plain: psycopg.Cursor[Any], zone: tzinfo | None) -> None:
+    def __init__(self, plain: psycopg.Cursor[Any], zone: tzinfo | None, hint: Along | None = None) -> None:
         self._plain = plain
         self._zone = zone
+        self._hint = hint
         self._session = plain.connection
         self._result: PGresult | None = None
 
@@ -135,11 +146,27 @@ class _PreparedCursor:
             self._plain.execute(text, parameters)
             return
         with session.lock:
-            if name is None:
-                name = self._prepare(known, text, parameters)
-            known.names.move_to_end(text)
-            session.pgconn.send_query_prepared(name, values)
-            self._result = self._done()
+            send = self._sending(known, text, parameters, values)
+            hint = self._hint
+            if hint is None or not hint.goes() or (about := _as_text(hint.text, hint.parameters)) is None:
+                send()
+                self._result = self._done()
+                return
+            send_hint = self._sending(known, hint.text, hint.parameters, about)
+            results, told = session.wait(flights.followed(session.pgconn, send, send_hint))
+            self._result = _checked(results)
+            # A hint is not worth an error, nor is one that did not arrive: it goes the other way then.
+            with suppress(psycopg.Error):
+                if told and (answer := _checked(told)).ntuples:
+                    hint.told = UUID(answer.get_value(0, 0).decode())
+
+    def _sending(
+        self, known: _Known, text: str, parameters: Parameters, values: Sequence[bytes | None]
+    ) -> Callable[[], None]:
+        """Return what sends a statement; it is prepared if it is not yet."""
+        name = known.names.get(text) or self._prepare(known, text, parameters)
+        known.names.move_to_end(text)
+        return partial(self._session.pgconn.send_query_prepared, name, values)
 
     def _prepare(self, known: _Known, text: str, parameters: Parameters) -> bytes:
         pgconn = self._session.pgconn
@@ -159,11 +186,7 @@ class _PreparedCursor:
         Raises:
             psycopg.Error: it failed.
         """
-        session = self._session
-        result = session.wait(generators.execute(session.pgconn))[-1]
-        if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-            raise psycopg.errors.error_from_result(result)
-        return result
+        return _checked(self._session.wait(generators.execute(self._session.pgconn)))
 
     def fetchone(self) -> tuple[Any, ...] | None:
         if self._result is None:
@@ -249,6 +272,18 @@ def _as_text(text: str, parameters: Parameters) -> list[bytes | None] | None:
             return None
         values.append(value.encode())
     return values
+
+
+def _checked(results: list[PGresult]) -> PGresult:
+    """Return the result of a statement.
+
+    Raises:
+        psycopg.Error: it failed.
+    """
+    result = results[-1]
+    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+        raise psycopg.errors.error_from_result(result)
+    return result
 
 
 def _read_boolean(text: str) -> bool:

@@ -31,6 +31,9 @@ __all__ = ["RunStatus", "WaitInTransactionError", "WaitTimeoutError", "await_end
 
 FIRST_PAUSE = 0.02
 PAUSE_GROWTH = 1.5
+# Who waits for what has just been sent is mostly told within this time. Until then a look would only be in the way of
+# those at work; where they are slower, or the notification is lost, the first look comes so much later.
+FIRST_LOOK = 0.01
 # A lost connection is replaced, and a restart of the database sat out, before the error becomes the caller's.
 PATIENCE_SECONDS = 30.0
 
@@ -118,6 +121,8 @@ def wait_for_end(alias: str, run_id: UUID, namespace: str | None, timeout: float
     woken = threading.Event()
     with watch(alias, woken.set) as interest:
         wait = _Wait(alias, run_id, namespace, timeout, interest)
+        if wait.is_early():
+            woken.wait(FIRST_LOOK)
         while True:
             woken.clear()
             if wait.look():
@@ -132,6 +137,10 @@ async def await_end(alias: str, run_id: UUID, namespace: str | None, timeout: fl
 
     with watch(alias, _waker(loop, woken)) as interest:
         wait = _Wait(alias, run_id, namespace, timeout, interest)
+        if wait.is_early():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_LOOK):
+                    await woken.wait()
         while True:
             woken.clear()
             if await sync_to_async(wait.look, thread_sensitive=True)():
@@ -168,6 +177,19 @@ class _Wait:
         self._failing_since: float | None = None
         self._interest.add(run_id)
         hints.hurry(alias)  # the run, or the signal it waits for, may have been sent by this process
+
+    def is_early(self) -> bool:
+        """Tell whether a look would come too early: what was sent is still on its way, and the end will be heard.
+
+        Where the first look may have to raise something, it is better taken.
+        """
+        return (
+            hints.is_fresh(self._run_id)
+            and self._interest.listening
+            and self._namespace is None
+            and not connections[self._alias].in_atomic_block
+            and (self._timeout is None or self._timeout > FIRST_LOOK)
+        )
 
     def look(self) -> bool:
         """Read the status; return whether the run has ended."""

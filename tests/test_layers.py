@@ -26,6 +26,7 @@ LAYERS = [
     ],
     ["continuum.migrations", "continuum.worker"],
     [
+        "continuum.along",
         "continuum.arguments",
         "continuum.audit",
         "continuum.client",

@@ -278,3 +278,10 @@ def test_the_word_of_a_child_finds_it_by_its_id_also_when_planned_for_empty_tabl
             cursor.execute("DEALLOCATE ALL")
     assert plan.count("Index Scan using continuum_runs_pkey") == 2
     assert not re.search(r"continuum_runs_(?!pkey)\w+idx|Seq Scan on continuum_runs", plan)
+
+
+@pytest.mark.parametrize("hint", ["hint_of_run", "hint_of_mail", "hint_of_end"])
+def test_a_hint_looks_at_nothing_but_the_run_it_tells_of(plan_of, hint):
+    plan = plan_of(hint, run_id="uuid")
+    assert "continuum_runs_pkey" in plan
+    assert "Seq Scan" not in plan

@@ -1,7 +1,9 @@
 """Waiting for runs and reading results, with a hand that finishes them in place of a worker."""
 
+import asyncio
 import threading
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -10,7 +12,7 @@ from django.db import OperationalError, connection, transaction
 from django.db.transaction import TransactionManagementError
 
 import continuum
-from continuum import hint_sender, listening, waiting
+from continuum import hint_sender, hints, listening, waiting
 from continuum.exceptions import ContinuumError, RunCancelledError, RunFailedError, RunNotFoundError
 from continuum.models import Run
 from tests.concurrency import Background
@@ -462,3 +464,132 @@ def test_a_cancelled_run_raises_that_and_why(run, error, reason):
         continuum.result(run)
     assert (caught.value.run_id, caught.value.reason) == (run.id, reason)
     assert continuum.wait_run(run).state == "cancelled"
+
+
+# Waiting for what was just sent
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """The looks that were taken, by run."""
+    looks, real = [], waiting.read_status
+    monkeypatch.setattr(waiting, "read_status", lambda alias, *args: (looks.append(args[0]), real(alias, *args))[1])
+    return looks
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """The first look comes late, and what was sent stays fresh."""
+    monkeypatch.setattr(waiting, "FIRST_LOOK", HARDLY_EVER)
+    monkeypatch.setattr(hints, "FRESH_SECONDS", HARDLY_EVER)
+
+
+@contextmanager
+def hearing(run):
+    """Somebody waits for another run, so that hints arrive."""
+    waiter = begin(continuum.wait_run, run)
+    yield
+    finish(run)
+    waiter.result()
+
+
+@pytest.mark.usefixtures("notified_only", "patient")
+@pytest.mark.parametrize("sends", ["start", "signal", "cancel"])
+def test_whoever_waits_for_what_was_just_sent_looks_when_it_is_told(run, looks, sends):
+    with hearing(run):
+        mine = continuum.start(flow, 2)
+        if sends != "start":
+            hints.is_fresh(mine.id)  # once
+            call = {"signal": (continuum.signal, mine, "go"), "cancel": (continuum.cancel, mine)}[sends]
+            call[0](*call[1:])
+        waiter = begin(continuum.result, mine, count=2)
+        assert mine.id not in looks
+        finish(mine, result=7)
+        assert waiter.result() == 7
+        assert looks.count(mine.id) == 1
+
+
+@pytest.mark.usefixtures("notified_only", "patient")
+def test_a_coroutine_that_waits_for_what_was_just_sent_does_so_too(run, looks):
+    with hearing(run):
+        mine = continuum.start(flow, 2)
+        waiter = begin(asyncio.run, continuum.aresult(mine), count=2)
+        assert mine.id not in looks
+        finish(mine, result=7)
+        assert waiter.result() == 7
+        assert looks.count(mine.id) == 1
+
+
+@pytest.mark.usefixtures("notified_only")
+def test_an_end_that_nobody_told_of_is_found_by_the_first_look(run, monkeypatch):
+    with hearing(run):
+        monkeypatch.setattr(hints, "FRESH_SECONDS", HARDLY_EVER)
+        mine = continuum.start(flow, 2)
+        finish(mine, result=7, announced=False)
+        assert Background(continuum.result, mine).result() == 7
+        hints.note_sent(mine.id)
+        assert Background(asyncio.run, continuum.aresult(mine)).result() == 7
+
+
+@pytest.mark.usefixtures("notified_only", "patient")
+def test_a_look_is_taken_at_once_where_it_may_be_needed(run, monkeypatch):
+    with hearing(run):
+        mine = continuum.start(flow, 2)
+        finish(mine, result=7)
+
+        def fresh():
+            hints.note_sent(mine.id)
+            return mine
+
+        assert continuum.result(fresh(), timeout=10) == 7
+        assert continuum.result(fresh(), namespace="default") == 7
+        with transaction.atomic():
+            assert continuum.result(fresh()) == 7
+        hints.is_fresh(fresh().id)
+        assert continuum.result(mine) == 7, "asked for the second time"
+        monkeypatch.setattr(hints, "FRESH_SECONDS", 0.0)
+        assert continuum.result(fresh()) == 7
+        monkeypatch.setattr(hints, "FRESH_SECONDS", HARDLY_EVER)
+        monkeypatch.setattr(listener(), "listening", False)
+        assert continuum.result(fresh()) == 7
+
+
+def test_what_is_sent_in_a_transaction_is_not_on_its_way():
+    with transaction.atomic():
+        mine = continuum.start(flow, 2)
+    assert not hints.is_fresh(mine.id)
+
+
+def test_no_more_is_noted_than_is_good():
+    for _ in range(3 * hints.MOST_NOTED):
+        hints.note_sent(uuid.uuid4())
+    assert len(hints._sent_at) <= hints.MOST_NOTED
+
+
+def test_a_listener_that_is_about_to_leave_does_not_say_that_it_listens(run, monkeypatch):
+    leaving, go_on = threading.Event(), threading.Event()
+    real = psycopg.Connection.close
+
+    def close(self):
+        if threading.current_thread().name.startswith("continuum-waiting"):
+            leaving.set()
+            assert go_on.wait(10)
+        real(self)
+
+    waiter = begin(continuum.wait_run, run)
+    with monkeypatch.context() as patched:
+        patched.setattr(psycopg.Connection, "close", close)
+        finish(run)
+        waiter.result()
+        assert leaving.wait(10)
+        assert not listener().listening
+        first = listener()._thread
+        again = continuum.start(flow, 2)
+        patched.setattr(psycopg.Connection, "close", real)
+        waiter = begin(continuum.wait_run, again)
+        go_on.set()
+        first.join(10)
+    assert not first.is_alive()
+    assert listener().listening
+    finish(again)
+    waiter.result()

@@ -1,0 +1,7 @@
+-- Tells the workers that there is a run to claim. It goes right behind the statement that started the run: what that one
+-- has not committed is not there to be told of.
+-- Not in the same transaction: NOTIFY takes a cluster-wide lock until its transaction is flushed to disk. This one writes
+-- nothing else, so that its commit need not wait for the disk.
+SELECT run.id, set_config('synchronous_commit', 'off', true), pg_notify('continuum_ready', '')
+FROM continuum_runs AS run
+WHERE run.id = %(run_id)s
