@@ -15,7 +15,7 @@ from django.db import connections as django_connections
 from psycopg.pq import TransactionStatus
 
 from continuum.worker import connections, recording
-from continuum.worker.exchange import Transaction, execute
+from continuum.worker.exchange import Transaction, execute, execute_and_tell
 from continuum.worker.live import Entry, RowUpdate
 from tests.desks import desks, event, rows
 from tests.poolers import PORT, PgBouncer, address_of, pgbouncer_binary
@@ -598,5 +598,66 @@ def test_a_commit_whose_connection_breaks_anywhere_is_done_or_raises(way, runs, 
             assert not confirmed
             assert seen[way == "down"]
             assert way == "down" or not seen[True]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_statement_that_is_told_of_over_a_connection_that_breaks_anywhere_is_done_or_raises(way):
+    async def scenario():
+        async with opened() as (_, other), Wire().listening() as wire:
+
+            async def commit(number, left=None):
+                """Return whether a statement is confirmed, and told of, and how many bytes pass."""
+                connection = await wire.connect()
+                pid = connection.info.backend_pid
+                wire.passed.clear()
+                if left is not None:
+                    wire.left[way] = left
+                confirmed = told = False
+                try:
+                    rows_, told = await execute_and_tell(
+                        connection,
+                        INSERT,
+                        {"ids": f"{{{number}}}"},
+                        "SELECT FROM exchanged WHERE id = %(id)s",
+                        {"id": number},
+                    )
+                    confirmed = True
+                    assert rows_ == [(number,)]
+                except psycopg.OperationalError:
+                    assert connection.closed
+                assert told or not confirmed or connection.closed
+                passed = wire.passed[way]
+                await connection.close()
+                await ended(other, pid)
+                wire.left.clear()
+                assert number in await written(other) or not confirmed
+                return confirmed, told, passed
+
+            confirmed, told, total = await commit(1)
+            assert (confirmed, told) == (True, True)
+            seen = Counter()
+            for number, left in enumerate(sorted({*range(0, total, total // 50), *range(total - 10, total)}), 2):
+                confirmed, told, _ = await commit(number, left)
+                seen[confirmed, told] += 1
+            assert seen[False, False]
+            assert not seen[False, True]
+            # Broken between the two answers: what is known is not forgotten.
+            assert seen[True, False] or way == "up"
+
+    asyncio.run(scenario())
+
+
+def test_what_tells_of_a_statement_sees_it_and_cannot_undo_it():
+    async def scenario():
+        async with opened() as (connection, other):
+            for number, hint in enumerate(["SELECT FROM exchanged WHERE id = %(id)s", "SELECT 1 / (%(id)s::int * 0)"]):
+                told = await execute_and_tell(connection, INSERT, {"ids": f"{{{number}}}"}, hint, {"id": number})
+                assert told == ([(number,)], number == 0)
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                await execute_and_tell(connection, INSERT, {"ids": "{0}"}, "SELECT 1", {})
+            assert await written(other) == [0, 1]
+            assert await usable(connection)
 
     asyncio.run(scenario())

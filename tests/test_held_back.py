@@ -88,7 +88,7 @@ class World:
         async def close():
             pass
 
-        return SimpleNamespace(closed=False, close=close)
+        return SimpleNamespace(closed=False, close=close, prepare_threshold=None)
 
     def note(self, live):
         self.noted[live] += 1

@@ -50,7 +50,7 @@ class Engine:
         live_runs: how many may be in memory.
         max_value_bytes: largest value that may be journaled.
         on_room: called when there is room to claim more.
-        on_done: called with the ids of runs that have ended, once that is durable.
+        on_done: called with the ids of runs whose end is durable, but for those told of along with the record.
         on_released: called with the ids of runs that have been given back, once that is durable.
     """
 
@@ -250,8 +250,8 @@ class Engine:
 
     def on_durable(self, entries: list[Entry]) -> None:
         """Go on with what waited for a commit."""
-        ended: list[UUID] = []
-        released: list[UUID] = []
+        ended: list[Entry] = []
+        released: list[Entry] = []
         for entry in entries:
             live = entry.live
             live.unacknowledged -= 1
@@ -263,7 +263,7 @@ class Engine:
             update = entry.update
             if update is not None and not update.keep_owner:
                 self._forget(live)
-                (released if update.completed_us is None else ended).append(live.id)
+                (released if update.completed_us is None else ended).append(entry)
                 continue
             if live.recoveries and update is not None and update.recoveries == 0:
                 self.suspects.cleared(live)
@@ -272,11 +272,11 @@ class Engine:
             if entry.wait is not None:
                 self.post(self._fire, live)
             self._settle(live)
-        if ended:
-            self.finished += len(ended)
-            self._on_done(ended)
+        self.finished += len(ended)
+        if untold := [entry.live.id for entry in ended if not entry.told]:
+            self._on_done(untold)
         if released:
-            self._on_released(released)
+            self._on_released([entry.live.id for entry in released])
 
     def on_refused(self, live: LiveRun, entry: Entry, error: Exception) -> None:
         """PostgreSQL refuses what a run wants recorded: the run fails, others do not notice."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -23,15 +24,19 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Ready, Wait
 
+from continuum.worker import flights
 from continuum.worker.sql import numbered
 
-__all__ = ["Connection", "Rows", "Transaction", "execute"]
+__all__ = ["Connection", "Rows", "Transaction", "execute", "execute_and_tell"]
+
+T = TypeVar("T")
 
 Connection = psycopg.AsyncConnection[Any]
 Rows = list[tuple[Any, ...]]
 Parameters = Mapping[str, str | int]
 # As psycopg's own: yields what is to be waited for, is sent what is ready.
-Steps = Generator[Wait, Ready, list[PGresult]]
+Steps = Generator[Wait, Ready, T]
+Answers = list[PGresult]
 
 # libpq keeps what the socket does not take: by this much at a time.
 PIECE = 1024 * 1024
@@ -60,6 +65,34 @@ async def execute(
     statement = await _ready(connection, text, parameters)
     results = await _exchange(connection.pgconn, _executed(connection.pgconn, statement))
     return _rows(connection, _checked(results), make)
+
+
+async def execute_and_tell(
+    connection: Connection, text: str, parameters: Parameters, hint: str, about: Parameters
+) -> tuple[Rows, bool]:
+    """Carry out one statement in a transaction of its own and, in the same flight, one that tells of it.
+
+    Args:
+        connection: in autocommit mode, with no transaction open; ``flights.possible()``.
+        text: with named parameters.
+        parameters: by name.
+        hint: the statement that tells of it, which returns whom it has told of.
+        about: its parameters.
+
+    Returns:
+        tuple: the rows of the statement; and whether it was told of, which does not raise.
+
+    Raises:
+        psycopg.Error: the statement failed.
+        UnicodeEncodeError: a text has no encoding.
+    """
+    pgconn = connection.pgconn
+    statement = await _ready(connection, text, parameters)
+    telling = await _ready(connection, hint, about)
+    steps = flights.followed(pgconn, partial(statement.send, pgconn), partial(telling.send, pgconn))
+    results, told = await _exchange(pgconn, steps)
+    rows = _rows(connection, _checked(results))
+    return rows, bool(told) and told[-1].status == ExecStatus.TUPLES_OK and told[-1].ntuples > 0
 
 
 class Transaction:
@@ -175,12 +208,12 @@ async def _ready(connection: Connection, text: str, parameters: Parameters) -> _
     return _Statement(name, query, values)
 
 
-def _executed(pgconn: PGconn, statement: _Statement) -> Steps:
+def _executed(pgconn: PGconn, statement: _Statement) -> Steps[Answers]:
     statement.send(pgconn)
     return (yield from generators.execute(pgconn))
 
 
-def _begun(pgconn: PGconn, statement: _Statement) -> Steps:
+def _begun(pgconn: PGconn, statement: _Statement) -> Steps[Answers]:
     """Begin a transaction with a statement."""
     if not psycopg.Pipeline.is_supported():
         pgconn.send_query(b"BEGIN")
@@ -197,7 +230,7 @@ def _begun(pgconn: PGconn, statement: _Statement) -> Steps:
     return results
 
 
-def _copied(pgconn: PGconn, query: bytes, data: bytes) -> Steps:
+def _copied(pgconn: PGconn, query: bytes, data: bytes) -> Steps[Answers]:
     pgconn.send_query(query)
     results = yield from generators.execute(pgconn)
     if results[-1].status != ExecStatus.COPY_IN:
@@ -214,7 +247,7 @@ def _copied(pgconn: PGconn, query: bytes, data: bytes) -> Steps:
     return (yield from generators.execute(pgconn))
 
 
-async def _exchange(pgconn: PGconn, steps: Steps) -> list[PGresult]:
+async def _exchange(pgconn: PGconn, steps: Steps[T]) -> T:
     """Go through an exchange; returns what the server has answered, be it errors.
 
     Raises:
@@ -227,7 +260,7 @@ async def _exchange(pgconn: PGconn, steps: Steps) -> list[PGresult]:
         raise
 
 
-class _Course:
+class _Course(Generic[T]):
     """An exchange on its way.
 
     Args:
@@ -235,14 +268,14 @@ class _Course:
         steps: what sends and receives.
     """
 
-    def __init__(self, socket: int, steps: Steps) -> None:
+    def __init__(self, socket: int, steps: Steps[T]) -> None:
         self._socket = socket
         self._steps = steps
         self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[list[PGresult]] = self._loop.create_future()
+        self._end: asyncio.Future[T] = self._loop.create_future()
         self._awaited = 0
 
-    async def end(self) -> list[PGresult]:
+    async def end(self) -> T:
         """Return what the exchange comes to."""
         try:
             self._step(None)

@@ -20,7 +20,7 @@ from continuum.worker.connections import Backoff
 from continuum.worker.held_back import CAREFUL_FOR, HeldBack, tell
 from continuum.worker.live import Entry, LiveRun
 from continuum.worker.outbox import Sent
-from continuum.worker.recording import LeaseLockedError, landed, record, record_free
+from continuum.worker.recording import LeaseLockedError, is_end, landed, record, record_end, record_free
 
 __all__ = ["JOURNAL_SESSION", "Journal"]
 
@@ -312,6 +312,8 @@ class Journal:
 
     async def _execute(self, connection: psycopg.AsyncConnection[Any], batch: list[Entry]) -> list[tuple[Any, ...]]:
         """Commit a batch; returns the ids of the runs this worker does not hold, in which case nothing is written."""
+        if not self._open and is_end(connection, batch):  # else the next batch would wait for the hint
+            return await record_end(connection, self.worker_id, batch[0])
         rows, sent = await record(connection, self.worker_id, batch)
         if sent is not None:
             self._on_sent(sent)

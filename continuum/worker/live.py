@@ -57,6 +57,7 @@ class Entry:
 
     Attributes:
         doubtful: a commit of it may have taken place without our knowing.
+        told: whoever waits for the end of the run has been told.
         wait: since when it waits for somebody else's lock and for how long between two attempts, in seconds; or None.
     """
 
@@ -70,6 +71,7 @@ class Entry:
         "live",
         "outbox",
         "size",
+        "told",
         "update",
         "wait",
     )
@@ -85,6 +87,7 @@ class Entry:
         self.size = 0
         self.last_resort = False
         self.doubtful = False
+        self.told = False
         self.wait: tuple[float, float] | None = None
 
     def remove(self, message: Message) -> None:

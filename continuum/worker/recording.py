@@ -7,15 +7,16 @@ from typing import Any
 from uuid import UUID
 
 from continuum.conf import settings as continuum_settings
+from continuum.worker import flights
 from continuum.worker.arrays import plain_array, text_array
 from continuum.worker.event_rows import COPY_EVENTS, event_rows
-from continuum.worker.exchange import Connection, Rows, Transaction, execute
+from continuum.worker.exchange import Connection, Rows, Transaction, execute, execute_and_tell
 from continuum.worker.live import Entry, LiveRun, RowUpdate
 from continuum.worker.outbox import Sent
 from continuum.worker.outbox_writing import write_outbox
 from continuum.worker.sql import load
 
-__all__ = ["LeaseLockedError", "landed", "record", "record_free", "statement"]
+__all__ = ["LeaseLockedError", "is_end", "landed", "record", "record_end", "record_free", "statement"]
 
 # How long a commit waits for a lock: longer than others of ours take to commit, short enough for all who wait along.
 PATIENCE = "150ms"
@@ -44,6 +45,26 @@ async def record(connection: Connection, worker_id: int, batch: list[Entry]) -> 
         return await execute(connection, *statement(worker_id, batch)), None
     async with Transaction(connection) as transaction:
         return await _record(connection, transaction, worker_id, batch, PATIENCE)
+
+
+def is_end(connection: Connection, batch: list[Entry]) -> bool:
+    """Tell whether a batch is the end of one run and nothing else, of which the same session may tell."""
+    entry, *others = batch
+    if others or entry.update is None or entry.update.completed_us is None or entry.outbox is not None:
+        return False
+    return not _is_copied(batch) and connection.prepare_threshold is not None and flights.possible()
+
+
+async def record_end(connection: Connection, worker_id: int, entry: Entry) -> Rows:
+    """Commit a batch that ``is_end``; whoever waits for that is told in the same breath, as the entry says then.
+
+    Returns:
+        The id of the run, if this worker does not hold it; then nothing is written.
+    """
+    about = {"run_id": entry.live.hex}
+    rows, told = await execute_and_tell(connection, *statement(worker_id, [entry]), load("hint_of_end"), about)
+    entry.told = told and not rows
+    return rows
 
 
 async def record_free(
