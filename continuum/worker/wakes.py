@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import psycopg
@@ -142,15 +142,43 @@ class Listener:
             self.listening = True
             self._settled.set()
             self._on_reconnect()
-            while True:
-                if not locked:
-                    locked = await self._lock(connection)
-                # What came along with the answer to a statement does not make the socket readable again: drain first.
+            while not (locked := locked or await self._lock(connection)):
                 self._drain(connection)
                 self._report()
-                await _readable(connection, None if locked else RETRY_LOCK)
+                await _readable(connection, RETRY_LOCK)
+            await self._hear_on(connection)
         finally:
             await connection.close()
+
+    async def _hear_on(self, connection: psycopg.AsyncConnection[Any]) -> NoReturn:
+        """Report what arrives, in the callback that finds it, until the connection breaks.
+
+        A task that is woken for it would be a turn of the loop later, and watch the socket anew each time.
+        """
+        loop = asyncio.get_running_loop()
+        fd = connection.fileno()
+        broken: asyncio.Future[None] = loop.create_future()
+
+        def hear() -> None:
+            try:
+                self._drain(connection)
+                self._report()
+            except Exception as error:
+                # At once: libpq may have closed the socket, and the next one to be opened may get its number.
+                loop.remove_reader(fd)
+                if not broken.done():
+                    broken.set_exception(error)
+
+        loop.add_reader(fd, hear)
+        # What came along with the answer to a statement does not make the socket readable again.
+        hear()
+        try:
+            await broken
+        except asyncio.CancelledError:
+            if broken.cancelled():  # and not broken as well
+                loop.remove_reader(fd)
+            raise
+        raise AssertionError("it does not end otherwise")
 
     async def _probe(self, connection: psycopg.AsyncConnection[Any]) -> bool:
         """Send a hint from another session and see whether it comes back through this one."""
@@ -317,7 +345,7 @@ def _chunks(ids: dict[UUID, None] | None) -> Iterator[str]:
         yield ",".join(digits[start : start + IDS_PER_PAYLOAD])
 
 
-async def _readable(connection: psycopg.AsyncConnection[Any], timeout: float | None) -> None:
+async def _readable(connection: psycopg.AsyncConnection[Any], timeout: float) -> None:
     """Wait until the server has sent something, or ``timeout`` seconds.
 
     ``connection.notifies()`` would wake ten times a second and hand out a burst one by one.
@@ -325,14 +353,13 @@ async def _readable(connection: psycopg.AsyncConnection[Any], timeout: float | N
     loop = asyncio.get_running_loop()
     fd = connection.fileno()
     ready = loop.create_future()
-    timer = None if timeout is None else loop.call_later(timeout, _resolve, ready)
+    timer = loop.call_later(timeout, _resolve, ready)
     loop.add_reader(fd, _resolve, ready)
     try:
         await ready
     finally:
         loop.remove_reader(fd)
-        if timer is not None:
-            timer.cancel()
+        timer.cancel()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
