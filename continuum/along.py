@@ -29,13 +29,18 @@ class Along:
         told: the run that the workers were told of, or None: then they are still to be.
     """
 
-    __slots__ = ("_alias", "parameters", "text", "told")
+    __slots__ = ("_alias", "_run_id", "text", "told")
 
     def __init__(self, alias: str, name: str, run_id: UUID) -> None:
         self._alias = alias
+        self._run_id = run_id
         self.text = load(name)
-        self.parameters: dict[str, Any] = {"run_id": str(run_id)}
         self.told: UUID | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of its statement."""
+        return {"run_id": str(self._run_id)}
 
     def goes(self) -> bool:
         """Tell whether it goes along with a statement that is sent now; if so, it counts among the hints sent."""

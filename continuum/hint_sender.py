@@ -147,8 +147,10 @@ class Sender:
 
     def goes_along(self) -> bool:
         """Tell whether a hint may go another way now, as it would make a round of its own; if so, it counts as one."""
+        now = time.monotonic()
+        if self._pending or now < self._due:  # in a burst nobody waits for the lock to hear that
+            return False
         with self._changed:
-            now = time.monotonic()
             if self._closed or self._pending or self._working or now < self._due:
                 return False
             self._went_out(now)
