@@ -278,12 +278,12 @@ def _checked(results: list[PGresult]) -> PGresult:
     """Return the result of a statement.
 
     Raises:
-        psycopg.Error: it failed.
+        psycopg.Error: it failed, or its commit did.
     """
-    result = results[-1]
-    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-        raise psycopg.errors.error_from_result(result)
-    return result
+    for result in results:
+        if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise psycopg.errors.error_from_result(result)
+    return results[-1]
 
 
 def _read_boolean(text: str) -> bool:

@@ -7,7 +7,7 @@ import uuid
 
 import psycopg
 import pytest
-from django.db import DataError, OperationalError, connection, transaction
+from django.db import DatabaseError, DataError, OperationalError, connection, transaction
 
 import continuum
 from continuum import along, hint_sender, hints, statements
@@ -17,6 +17,7 @@ from continuum.worker.sql import load
 from tests.concurrency import Background
 from tests.conftest import url_of
 from tests.ending import finish
+from tests.fails_at_commit import ENDINGS, commits_end
 from tests.hearing import listening_on
 from tests.waiting_for import eventually, sessions_of
 
@@ -174,6 +175,27 @@ def test_a_statement_that_fails_is_not_told_of(ears, others, run):
     finally:
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE continuum_inbox DROP CONSTRAINT no_mail")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_start_that_fails_in_its_commit_is_no_run(ears, others, ending):
+    before = Run.objects.count()
+    with commits_end("continuum_runs", ending):
+        with pytest.raises(DatabaseError):
+            continuum.start(flow, "lost")
+        assert ending == "its session is ended" or usable()
+    assert Run.objects.count() == before
+    assert heard_by_now(ears) == []
+    assert others == []
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_message_that_fails_in_its_commit_is_not_sent(ears, others, run, ending):
+    with commits_end("continuum_inbox", ending), pytest.raises(DatabaseError):
+        continuum.signal(run, "go")
+    assert not InboxMessage.objects.filter(run_id=run.id).exists()
+    assert heard_by_now(ears) == []
+    assert others == []
 
 
 def test_a_repeated_delivery_is_not_told_of(ears, others, run):

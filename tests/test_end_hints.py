@@ -2,6 +2,7 @@
 
 import asyncio
 
+import psycopg
 import pytest
 
 import continuum
@@ -12,6 +13,7 @@ from continuum.worker.sql import load
 from continuum.worker.wakes import DONE_CHANNEL, Hints
 from tests.app import workflows as flows
 from tests.desks import TIME_US, desks, rows
+from tests.fails_at_commit import DROP, ENDINGS, arrangement
 from tests.hearing import listening_on
 from tests.workers import worker
 
@@ -106,6 +108,30 @@ def test_a_record_that_is_refused_is_not_told_of(ears):
         entries.append(entry)
         await desk.journal._commit(entries)
         assert len(desk.refused) == 1
+        assert await rows(desk.connection, "SELECT state FROM continuum_runs") == [("running",)]
+
+    assert heard_after(ears, scenario) == []
+    assert not entries[0].told
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_record_that_fails_in_its_commit_is_neither_done_nor_told_of(ears, ending):
+    entries = []
+
+    async def scenario(desk):
+        entries.append(end_of(await desk.own()))
+        await desk.connection.execute(arrangement("continuum_runs", ending))
+        try:
+            if ending == "it fails":
+                await desk.journal._commit(entries)
+                assert len(desk.refused) == 1
+            else:
+                connection = await desk.journal._connect()
+                with pytest.raises(psycopg.OperationalError):
+                    await recording.record_end(connection, desk.journal.worker_id, entries[0])
+                assert connection.closed
+        finally:
+            await desk.connection.execute(DROP)
         assert await rows(desk.connection, "SELECT state FROM continuum_runs") == [("running",)]
 
     assert heard_after(ears, scenario) == []

@@ -18,6 +18,7 @@ from continuum.worker import connections, recording
 from continuum.worker.exchange import Transaction, execute, execute_and_tell
 from continuum.worker.live import Entry, RowUpdate
 from tests.desks import desks, event, rows
+from tests.fails_at_commit import DROP, ENDINGS, arrangement
 from tests.poolers import PORT, PgBouncer, address_of, pgbouncer_binary
 from tests.waiting_for import blocked, eventually_async
 
@@ -659,5 +660,26 @@ def test_what_tells_of_a_statement_sees_it_and_cannot_undo_it():
                 await execute_and_tell(connection, INSERT, {"ids": "{0}"}, "SELECT 1", {})
             assert await written(other) == [0, 1]
             assert await usable(connection)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("hint", ["with a hint", "without"])
+def test_what_fails_in_its_commit_is_not_confirmed(hint, ending):
+    """The server answers a statement before it commits it."""
+
+    async def scenario():
+        async with opened() as (connection, other):
+            await other.execute(arrangement("exchanged", ending))
+            try:
+                given = (connection, INSERT, {"ids": "{1}"})
+                with pytest.raises(psycopg.Error) as failed:
+                    await (execute(*given) if hint == "without" else execute_and_tell(*given, "SELECT 1", {}))
+                assert isinstance(failed.value, psycopg.OperationalError) is (ending == "its session is ended")
+                assert await written(other) == []
+                assert connection.closed or await usable(connection)
+            finally:
+                await other.execute(DROP)
 
     asyncio.run(scenario())

@@ -11,10 +11,13 @@ from collections.abc import Callable, Generator
 
 import psycopg
 from psycopg import generators
+from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Ready, Wait
 
 __all__ = ["followed", "possible"]
+
+_BROKEN = "the connection broke before the commit was acknowledged"
 
 
 def possible() -> bool:
@@ -27,12 +30,18 @@ def followed(
 ) -> Generator[Wait, Ready, tuple[list[PGresult], list[PGresult]]]:
     """Carry out two statements; return what the server answers to each, be it errors.
 
-    If the connection breaks with only the first one answered, there is no answer to the second.
+    The commit of the first takes place after its answer: what keeps it from that is among the answers to it.
 
     Args:
         pgconn: with no transaction open.
         send: hands the first statement to libpq.
         send_next: hands it the second.
+
+    Returns:
+        tuple: the answers to the first, and those to the second; none to that if the connection broke after the commit.
+
+    Raises:
+        psycopg.OperationalError: the connection broke before the commit of the first was acknowledged.
     """
     try:
         pgconn.enter_pipeline_mode()
@@ -40,11 +49,10 @@ def followed(
         pgconn.pipeline_sync()
         send_next()
         pgconn.pipeline_sync()
-        results = yield from generators.execute(pgconn)
+        yield from generators.send(pgconn)
+        results = yield from _transaction(pgconn)
         try:
-            yield from generators.fetch_many(pgconn)  # of the end of the first transaction
-            after = yield from generators.fetch_many(pgconn)
-            yield from generators.fetch_many(pgconn)
+            after = yield from _transaction(pgconn)
             pgconn.exit_pipeline_mode()
         except psycopg.Error:
             pgconn.finish()  # the next who uses it will see
@@ -54,3 +62,23 @@ def followed(
         pgconn.finish()
         raise
     return results, after
+
+
+def _transaction(pgconn: PGconn) -> Generator[Wait, Ready, list[PGresult]]:
+    """Return the answers to a statement up to the end of its transaction, the commit or what went wrong with it.
+
+    Raises:
+        psycopg.OperationalError: the connection broke before that.
+    """
+    answers = yield from generators.fetch_many(pgconn)
+    while True:
+        try:
+            further = yield from generators.fetch_many(pgconn)
+        except psycopg.OperationalError:
+            further = []
+        if not further:
+            said = [answer for answer in answers if answer.status == ExecStatus.FATAL_ERROR]
+            raise psycopg.errors.error_from_result(said[-1]) if said else psycopg.OperationalError(_BROKEN)
+        if further[-1].status == ExecStatus.PIPELINE_SYNC:
+            return answers
+        answers += further
