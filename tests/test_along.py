@@ -238,6 +238,24 @@ def test_the_tip_of_a_chain_is_told_the_other_way(ears, others, run, has_strays)
     assert heard_by_now(ears) == [(WORKER, run.id.hex)] * has_strays
 
 
+def test_in_a_distributed_database_hints_go_the_other_way(ears, others, run):
+    """There the statement is carried out on another node, with its notification."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)"
+            " VALUES (4711, 'citus', 10, 11, false, '1')"
+        )
+    try:
+        continuum.start(flow, 1)
+        calm()
+        continuum.signal(run, "go")
+        assert heard_by_now(ears) == []
+        assert [list(channels) for channels in others] == [[READY], [WORKER]]
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM pg_extension WHERE extname = 'citus'")
+
+
 def test_what_comes_soon_after_another_goes_the_other_way(ears, others, monkeypatch):
     monkeypatch.setattr(hint_sender.Pace, "sent", lambda self, now: 600.0)
     for number in range(3):

@@ -4,3 +4,4 @@
 SELECT run.id, set_config('synchronous_commit', 'off', true), pg_notify('continuum_done', replace(run.id::text, '-', ''))
 FROM continuum_runs AS run
 WHERE run.id = %(run_id)s AND coalesce(run.completed_at, 'epoch') <> 'epoch'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS extension WHERE extension.extname = 'citus')

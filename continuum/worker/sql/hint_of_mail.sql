@@ -7,3 +7,4 @@ SELECT
 FROM continuum_runs AS run
 WHERE run.id = %(run_id)s
   AND EXISTS (SELECT FROM continuum_inbox AS message WHERE message.run_id = run.id AND message.consumed_at IS NULL)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS extension WHERE extension.extname = 'citus')
