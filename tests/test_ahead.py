@@ -137,6 +137,27 @@ class TestOpening:
 
         asyncio.run(check())
 
+    def test_whoever_is_cancelled_as_it_comes_leaves_it_closed(self):
+        async def check():
+            exchange, gate = Exchange(), asyncio.Event()
+
+            async def connect():
+                await gate.wait()
+                return await exchange.connect()
+
+            ahead = Ahead(connect, exchange.try_out)
+            ahead.open()
+            opening = ahead._opening
+            opening.add_done_callback(lambda _: asking.cancel())  # before whoever asks hears of it
+            asking = asyncio.create_task(ahead())
+            await eventually_async(lambda: ahead._opening is None)
+            gate.set()
+            await asyncio.wait({asking})
+            assert asking.cancelled()
+            assert [line.closed for line in exchange.opened] == [True]
+
+        asyncio.run(check())
+
     def test_what_somebody_has_is_not_closed(self):
         async def check():
             exchange = Exchange()

@@ -55,7 +55,13 @@ class Ahead:
         """
         opening, self._opening = self._opening, None
         if opening is not None:
-            connection = await opening
+            try:
+                connection = await opening
+            except asyncio.CancelledError:
+                # It may have been there by then.
+                if opening.done() and not opening.cancelled() and (left := opening.result()) is not None:
+                    await left.close()
+                raise
             if connection is not None and not connection.closed:
                 return connection
         return await self._connect()
