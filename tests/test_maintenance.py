@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 import uuid
 from contextlib import asynccontextmanager
@@ -125,6 +126,51 @@ def test_partitions_of_the_months_to_come_are_made():
             return made == [last], await quiet().make_partitions(connection)
 
     assert asyncio.run(scenario()) == (True, [])
+
+
+@pytest.mark.parametrize("when", ["during a statement", "between two", "before the first"])
+def test_whoever_stops_while_partitions_are_made_has_the_connection_to_himself(when, monkeypatch):
+    """A worker closes its connections then. The thread that makes partitions must not be using one."""
+    gate, entered, executed, left = threading.Event(), threading.Event(), [], threading.Event()
+
+    def in_a_thread(cursor, now):
+        def execute(statement):
+            cursor.execute(statement)
+            executed.append(statement)
+
+        try:
+            if when != "before the first":
+                execute("SELECT 1")
+            entered.set()
+            if when != "during a statement":
+                assert gate.wait(60)
+            execute("SELECT pg_sleep(120)")
+        finally:
+            left.set()
+
+    monkeypatch.setattr(module, "ensure_partitions", in_a_thread)
+
+    async def scenario():
+        async with session() as connection, session() as other:
+            making = asyncio.create_task(quiet().make_partitions(connection))
+            await eventually_async(entered.is_set)
+            if when == "during a statement":
+                asleep = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+
+                async def sleeping():
+                    return await rows(other, asleep, connection.info.backend_pid)
+
+                await eventually_async(sleeping)
+            making.cancel()
+            await asyncio.sleep(0)
+            gate.set()
+            with pytest.raises(asyncio.CancelledError):
+                await making
+            assert left.is_set()
+            assert len(executed) == (when != "before the first")
+            assert await rows(connection, "SELECT 2") == [(2,)]
+
+    asyncio.run(scenario())
 
 
 def test_nodes_that_died_long_ago_are_deleted():

@@ -180,7 +180,14 @@ class Maintenance:
     async def make_partitions(self, connection: psycopg.AsyncConnection[Any]) -> list[str]:
         """Make the partitions of the months to come, and return their names."""
         cursor = _ThreadsCursor(connection, asyncio.get_running_loop())
-        made = await asyncio.to_thread(ensure_partitions, cursor, datetime.now(UTC))
+        thread = asyncio.create_task(asyncio.to_thread(ensure_partitions, cursor, datetime.now(UTC)))
+        try:
+            made = await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            # The connection is closed next. Whoever still used it then would read memory that libpq has freed.
+            cursor.withdraw()
+            await asyncio.gather(thread, return_exceptions=True)
+            raise
         if made:
             logger.info("made %s", ", ".join(made))
         return made
@@ -211,6 +218,8 @@ class _ThreadsCursor:
         self._connection = connection
         self._loop = loop
         self._rows: list[Any] = []
+        self._under_way: asyncio.Task[Any] | None = None
+        self._withdrawn = False
 
     def execute(self, statement: str, parameters: Any = None) -> None:
         self._rows = asyncio.run_coroutine_threadsafe(self._execute(statement, parameters), self._loop).result()
@@ -218,6 +227,18 @@ class _ThreadsCursor:
     def fetchall(self) -> list[Any]:
         return self._rows
 
+    def withdraw(self) -> None:
+        """Have what is under way cancelled, and nothing more executed. On the loop."""
+        self._withdrawn = True
+        if self._under_way is not None:
+            self._under_way.cancel()
+
     async def _execute(self, statement: str, parameters: Any) -> list[Any]:
-        cursor = await self._connection.execute(statement, parameters)
-        return await cursor.fetchall() if cursor.description else []
+        if self._withdrawn:
+            raise asyncio.CancelledError
+        self._under_way = asyncio.current_task()
+        try:
+            cursor = await self._connection.execute(statement, parameters)
+            return await cursor.fetchall() if cursor.description else []
+        finally:
+            self._under_way = None
