@@ -237,7 +237,9 @@ def test_what_is_gathered_is_not_walked_to_in_order_whatever_the_statistics_say(
     Run.objects.filter(id__in=some).update(attributes={"trap": 2})
     where = [attribute("trap", 1), ("eq", "state", "completed")]
     *_, last = plans_of(lambda: continuum.query(where=where, per_page=50))
-    assert indexes([last]) == {GIN, KEY}
+    # Perhaps with the index of states beside it: that depends on what ANALYZE has happened to look at.
+    assert GIN in indexes([last])
+    assert not indexes([last]) & {STARTED, ENDED, COMPLETED}
     assert blocks([last]) < 1_500
 
 

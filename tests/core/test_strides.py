@@ -106,15 +106,19 @@ def replaying(history: list[Event], count: int, **options: Any) -> Execution:
     return run
 
 
-def test_a_history_of_all_kinds_leads_to_the_same_place_at_each_of_its_events(in_strides):
-    driver = Driver(everything, perform=failing_once).open().signal("go", 1).go()
-    assert driver.outcome.state == "completed", driver.outcome
+def assert_same_at_each_event(driver: Driver) -> None:
     for length, state in driver.states.items():
-        run = Recorder(everything, driver.run, driver.input)
+        run = Recorder(driver.definition, driver.run, driver.input)
         run.begin(EPOCH_US, driver.history[:length])
         assert run.replay()
         assert run.state() == state
         assert not run.take().journal
+
+
+def test_a_history_of_all_kinds_leads_to_the_same_place_at_each_of_its_events(in_strides):
+    driver = Driver(everything, perform=failing_once).open().signal("go", 1).go()
+    assert driver.outcome.state == "completed", driver.outcome
+    assert_same_at_each_event(driver)
 
 
 def test_most_events_of_a_long_history_are_delivered_in_one_stretch_of_the_loop(monkeypatch):
@@ -214,12 +218,7 @@ async def cancels_itself():
 def test_what_does_more_than_await_is_not_answered_at_once(definition, scheduler, in_strides):
     driver = Driver(definition, scheduler=scheduler).open().go()
     assert driver.outcome.result == "21"
-    for length, state in driver.states.items():
-        run = Recorder(definition, driver.run, driver.input)
-        run.begin(EPOCH_US, driver.history[:length])
-        assert run.replay()
-        assert run.state() == state
-        assert not run.take().journal
+    assert_same_at_each_event(driver)
 
 
 def test_driven_by_hand_it_would_part_from_its_history_if_it_were_answered_at_once(monkeypatch):
