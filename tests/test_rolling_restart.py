@@ -37,6 +37,15 @@ def owner_of(run):
     return continuum.get_run(run).owner_id
 
 
+def one_at_work_and_three_in_line(tmp_path):
+    """Start a run that keeps the only thread until there is a gate, and three whose activities wait for it."""
+    busy = continuum.start(workflows.holds, "h", str(tmp_path / "gate"))
+    eventually(lambda: marks()["h:held"], 60)
+    behind = [continuum.start(workflows.effects, f"l{n}", 2) for n in range(3)]
+    eventually(lambda: all(map(owner_of, behind)), 60)
+    return busy, behind
+
+
 class TestRollingRestart:
     def test_every_worker_is_replaced_in_turn_and_no_step_is_lost_or_made_twice(self, start_patient_worker):
         workers = [start_patient_worker("--threads", "4") for _ in range(4)]
@@ -76,10 +85,7 @@ class TestHandOver:
 
     def test_activities_still_in_line_begin_elsewhere(self, start_patient_worker, tmp_path):
         first = start_patient_worker("--threads", "1")
-        busy = continuum.start(workflows.holds, "h", str(tmp_path / "gate"))
-        eventually(lambda: marks()["h:held"], 60)
-        behind = [continuum.start(workflows.effects, f"l{n}", 2) for n in range(3)]
-        eventually(lambda: all(map(owner_of, behind)), 60)
+        busy, behind = one_at_work_and_three_in_line(tmp_path)
         stop(first)
         start_patient_worker()
         for n, run in enumerate(behind):
@@ -92,10 +98,7 @@ class TestHandOver:
 
     def test_what_was_begun_goes_on_before_what_was_not(self, start_patient_worker, tmp_path):
         first = start_patient_worker("--threads", "1")
-        busy = continuum.start(workflows.holds, "h", str(tmp_path / "gate"))
-        eventually(lambda: marks()["h:held"], 60)
-        begun = [continuum.start(workflows.effects, f"l{n}", 2) for n in range(3)]
-        eventually(lambda: all(map(owner_of, begun)), 60)
+        busy, begun = one_at_work_and_three_in_line(tmp_path)
         in_line = timezone.now() - timedelta(hours=1)
         Run.objects.create(id=uuid4(), workflow="in nobody's code", correlation_id=uuid4(), next_wakeup_at=in_line)
         stop(first)

@@ -145,8 +145,7 @@ class Stride:
         _, type_, answered_id, name, data, time_us = history[0]
         if answered_id != command_id or type_ != _COMPLETED or name != effect.name:
             return False
-        value = _result(effect.definition, args, data)
-        if value is _UNCLEAR or effect.compensation is not None or effect.options.idempotency_key is not None:
+        if effect.compensation is not None or effect.options.idempotency_key is not None:
             return False
         loop, watch = self._loop, self._watch
         if watch.raised or run.drift is not None or loop.violation is not None:
@@ -154,12 +153,15 @@ class Stride:
         task = current_task(loop)
         if task is None or task._must_cancel or not awaited_by_its_task(_awaiting(sys._getframe(2))):
             return False
+        value = _result(effect.definition, args, data)
+        if value is _UNCLEAR:
+            return False
         history.popleft()
         self._left -= 1
         run._unmet -= 1
         if time_us > loop.time_us:
             loop.time_us = time_us
-        watch.serial += 1
+        watch.serial += 1  # for the watchdog, as above
         self.value = value
         return True
 

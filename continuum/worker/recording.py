@@ -49,8 +49,10 @@ async def record(connection: Connection, worker_id: int, batch: list[Entry]) -> 
 
 def is_end(connection: Connection, batch: list[Entry]) -> bool:
     """Tell whether a batch is the end of one run and nothing else, of which the same session may tell."""
-    entry, *others = batch
-    if others or entry.update is None or entry.update.completed_us is None or entry.outbox is not None:
+    if len(batch) > 1:
+        return False
+    [entry] = batch
+    if entry.update is None or entry.update.completed_us is None or entry.outbox is not None:
         return False
     return not _is_copied(batch) and connection.prepare_threshold is not None and flights.possible()
 
