@@ -3,7 +3,7 @@
 It has no selector and no clock of its own: it runs callbacks in the order they were scheduled until none is left, and
 then returns. Time is the time of the event last delivered; a timer is a command of the run, so that it is durable.
 The worker's own loop drives many of these from a plain callback, by swapping the thread's running loop for as long as
-a drain takes. (From a plain callback only: since Python 3.14 a thread has one current task.)
+a drain takes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import sys
 import weakref
-from asyncio import _get_running_loop, _set_running_loop
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -21,6 +21,7 @@ from typing import Any
 
 from continuum.core import py311
 from continuum.core.handles import Handle, TimerHandle
+from continuum.core.nesting import put_back, put_in_place
 from continuum.core.refusing import refuse_on
 from continuum.core.releasing import close_coroutine, collecting
 from continuum.core.watching import Interrupted, Watch, guarded
@@ -33,6 +34,7 @@ logger = logging.getLogger("continuum.run")
 _PY311 = sys.version_info < (3, 12)
 #: What asyncio.current_task() is on Python 3.11, where it is a function in Python, short of the call.
 current_task: Any = asyncio.tasks._current_tasks.get if _PY311 else asyncio.current_task  # type: ignore[attr-defined]
+_no_longer_awaited: Any = getattr(asyncio, "future_discard_from_awaited_by", None)  # since Python 3.14
 _WAIT_FOR = asyncio.wait_for.__code__
 _ENSURE_FUTURE = {
     function.__code__
@@ -107,16 +109,15 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             WorkflowDeadlockError: whoever watches has interrupted it.
             NonDeterminismError: the code has done what cannot be replayed.
         """
-        outer = _get_running_loop()
         hooks = sys.get_asyncgen_hooks()
-        _set_running_loop(self)
+        outer = put_in_place(self)
         # The outer loop must not adopt the run's async generators: it would finalize them as tasks of its own.
         sys.set_asyncgen_hooks(self._take_generator, self._drop_generator)
         try:
             interrupted = guarded(self.watch, self, stretch or self.run_ready)
         finally:
             sys.set_asyncgen_hooks(*hooks)
-            _set_running_loop(outer)
+            put_back(outer)
         if interrupted:
             raise self.watch.verdict()
         if self.violation is not None:
@@ -147,15 +148,14 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         if self._generators is None and all(task.done() for task in self.tasks):
             self.tasks.clear()
             return
-        outer = _get_running_loop()
         hooks = sys.get_asyncgen_hooks()
-        _set_running_loop(self)
+        outer = put_in_place(self)
         sys.set_asyncgen_hooks(None, None)
         try:
             guarded(self.watch, self, self._close_all)
         finally:
             sys.set_asyncgen_hooks(*hooks)
-            _set_running_loop(outer)
+            put_back(outer)
             self._ready.clear()
             self.tasks.clear()
 
@@ -175,6 +175,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                 waited_for = task._fut_waiter  # type: ignore[attr-defined]
                 if waited_for is not None:
                     waited_for.cancel()  # it and the task hold each other
+                    if _no_longer_awaited is not None:
+                        _no_longer_awaited(waited_for, task)
         for generator in reversed(generators):
             close_coroutine(generator.aclose())
 

@@ -11,11 +11,12 @@ import asyncio
 import heapq
 import selectors
 import time
-from asyncio import _get_running_loop, _set_running_loop
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
+
+from continuum.core.nesting import put_back, put_in_place
 
 __all__ = ["VirtualLoop", "outside_any_loop"]
 
@@ -103,9 +104,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 @contextmanager
 def outside_any_loop() -> Iterator[None]:
     """Have no loop count as running in this thread for the length of a block."""
-    running = _get_running_loop()
-    _set_running_loop(None)
+    outer = put_in_place(None)
     try:
         yield
     finally:
-        _set_running_loop(running)
+        put_back(outer)
