@@ -201,8 +201,8 @@ class TestTryingOut:
             async with desks() as desk:
                 await try_claims(desk.connection)
                 known = await prepared(desk.connection)
-                await load_histories(desk.connection, [uuid7()])
-                await load_histories(desk.connection, [uuid7(), uuid7()])
+                await load_histories(desk.connection, {uuid7(): 0})
+                await load_histories(desk.connection, {uuid7(): 0, uuid7(): 0})
                 assert await prepared(desk.connection) == known
 
         asyncio.run(check())
@@ -216,8 +216,8 @@ class TestTryingOut:
                     entry.events = [event(seq) for seq in range(1, 4)]
                 await desk.write(*entries)
                 one, other = lives
-                together = await load_histories(desk.connection, [one.id, other.id])
-                assert await load_histories(desk.connection, [one.id]) == {one.id: together[one.id]}
+                together = await load_histories(desk.connection, {one.id: 3, other.id: 3})
+                assert await load_histories(desk.connection, {one.id: 3}) == {one.id: together[one.id]}
                 assert [type(each) for each in together[one.id]] == [type(event())] * 3
 
         asyncio.run(check())

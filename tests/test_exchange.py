@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 
 import psycopg
@@ -15,7 +16,7 @@ from django.db import connections as django_connections
 from psycopg.pq import TransactionStatus
 
 from continuum.worker import connections, recording
-from continuum.worker.exchange import Transaction, execute, execute_and_tell
+from continuum.worker.exchange import Transaction, execute, execute_and_tell, execute_in_parts
 from continuum.worker.live import Entry, RowUpdate
 from tests.desks import desks, event, rows
 from tests.fails_at_commit import DROP, ENDINGS, arrangement
@@ -312,6 +313,101 @@ class TestStatements:
             async with opened(way) as (connection, _):
                 text = "äx\\'\"" * 1_000_000
                 assert await execute(connection, "SELECT %(a)s || %(a)s", {"a": text}) == [(text + text,)]
+
+        asyncio.run(scenario())
+
+
+class TestParts:
+    """One statement with several sets of parameters, in one flight."""
+
+    NUMBERS = (
+        "SELECT n, repeat('x', %(length)s::integer)"
+        " FROM generate_series(%(first)s::integer, %(last)s::integer) AS n ORDER BY n"
+    )
+
+    @pytest.mark.parametrize("length", [1, 4000])
+    def test_come_in_order(self, way, length):
+        async def scenario():
+            async with opened(way) as (connection, _):
+                parts = [{"first": first, "last": first + 999, "length": length} for first in range(0, 5000, 1000)]
+                found = await execute_in_parts(connection, self.NUMBERS, parts, itemgetter(0))
+                assert found == [*range(5000)]
+                assert await execute_in_parts(connection, self.NUMBERS, parts[1:2], len) == [2] * 1000
+                assert await usable(connection)
+
+        asyncio.run(scenario())
+
+    def test_that_are_empty_have_no_rows(self, way):
+        async def scenario():
+            async with opened(way) as (connection, _):
+                parts = [{"first": 1, "last": last, "length": 0} for last in (0, 1, 0)]
+                assert await execute_in_parts(connection, self.NUMBERS, parts) == [(1, "")]
+                assert await usable(connection)
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize("failing", [0, 1, 2])
+    def test_that_fail_fail_together_and_do_no_harm(self, way, failing):
+        async def scenario():
+            async with opened(way) as (connection, _):
+                parts = [{"by": int(number != failing)} for number in range(3)]
+                with pytest.raises(psycopg.errors.DivisionByZero):
+                    await execute_in_parts(connection, "SELECT 1 / %(by)s", parts)
+                assert await usable(connection)
+
+        asyncio.run(scenario())
+
+    def test_are_made_while_the_server_is_at_the_next(self):
+        async def scenario():
+            async with opened() as (connection, other):
+                made = []
+                text = "SELECT repeat('x', 100000) FROM pg_advisory_xact_lock(%(part)s)"
+                await other.execute("SELECT pg_advisory_lock(3)")
+                asking = asyncio.create_task(
+                    execute_in_parts(connection, text, [{"part": part} for part in (1, 2, 3)], made.append)
+                )
+                await blocked(other, connection)
+
+                async def has_the_first():
+                    return made
+
+                # Of the second, the server keeps the end until there is more to send.
+                await eventually_async(has_the_first)
+                assert len(made) < 3
+                await other.execute("SELECT pg_advisory_unlock(3)")
+                await asking
+                assert len(made) == 3
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize("end", ["cancelled", "terminated", "not made"])
+    def test_that_are_given_up_leave_nothing_on_its_way(self, way, end):
+        def refuse(row):
+            raise ValueError("no such row")
+
+        async def scenario():
+            async with opened(way) as (connection, other):
+                if end == "not made":
+                    parts = [{"first": 1, "last": 2, "length": 1}] * 2
+                    with pytest.raises(ValueError, match="no such row"):
+                        await execute_in_parts(connection, self.NUMBERS, parts, refuse)
+                else:
+                    await other.execute("SELECT pg_advisory_lock(2)")
+                    text = "SELECT FROM pg_advisory_xact_lock(%(part)s)"
+                    asking = asyncio.create_task(
+                        execute_in_parts(connection, text, [{"part": part} for part in (1, 2, 3)])
+                    )
+                    await blocked(other, connection)
+                    if end == "cancelled":
+                        asking.cancel()
+                    else:
+                        await rows(other, "SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
+                    with pytest.raises(asyncio.CancelledError if end == "cancelled" else psycopg.OperationalError):
+                        await asking
+                    await rows(other, "SELECT pg_advisory_unlock(2)")
+                with pytest.raises(psycopg.OperationalError):
+                    await execute(connection, "SELECT 1", {})
+                assert connection.closed
 
         asyncio.run(scenario())
 

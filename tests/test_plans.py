@@ -7,6 +7,7 @@ import re
 import pytest
 from django.db import connection
 
+from continuum.ids import uuid7
 from continuum.worker.journal import JOURNAL_SESSION
 from continuum.worker.sql import load
 
@@ -48,7 +49,7 @@ def plan_of():
         for name, value in JOURNAL_SESSION.items():
             cursor.execute("SELECT set_config(%s, %s, false)", [name, value])
 
-        def plan_of(statement, **types):
+        def plan_of(statement, given=None, **types):
             names: list[str] = []
 
             def numbered(match):
@@ -64,7 +65,8 @@ def plan_of():
                 cursor.execute(f"EXPLAIN {text}")
                 return "\n".join(row[0] for row in cursor.fetchall())
             cursor.execute(f"PREPARE planned ({declared}) AS {text}")
-            cursor.execute(f"EXPLAIN EXECUTE planned ({', '.join(['NULL'] * len(names))})")
+            values = [(given or {}).get(name, "NULL") for name in names]
+            cursor.execute(f"EXPLAIN EXECUTE planned ({', '.join(values)})")
             return "\n".join(row[0] for row in cursor.fetchall())
 
         yield plan_of
@@ -176,11 +178,17 @@ def test_the_versions_of_runs_are_noted_by_their_ids(plan_of):
     assert not re.search("Scan on continuum_runs|runs_owner_idx", plan)
 
 
-@pytest.mark.parametrize("statement", ["history_load", "history_of_run"])
-def test_a_history_is_read_from_the_primary_key(plan_of, statement):
-    plan = plan_of(statement)
+def test_histories_are_read_from_the_primary_key(plan_of):
+    plan = plan_of("history_load")
     assert "Seq Scan on continuum_events" not in plan
     assert "_pkey" in plan
+
+
+def test_a_part_of_a_history_is_read_from_the_primary_key_of_its_partition_alone(plan_of):
+    plan = plan_of("history_of_run", {"run_id": f"'{uuid7()}'", "after": "500", "upto": "1000"})
+    assert "Subplans Removed" in plan
+    assert re.search(r"Index Cond: .*run_id = .*seq > .*seq <= ", plan)
+    assert len(re.findall("Scan", plan)) == 1
 
 
 @pytest.mark.parametrize("statement", ["outbox_cascade", "outbox_adopt"])

@@ -100,8 +100,8 @@ async def try_claims(connection: Connection) -> None:
     nobody, no_other = uuid7(), uuid7()
     await claimed_again(connection, [nobody])
     await heartbeats_of_runs(connection, [nobody])
-    await load_histories(connection, [nobody])
-    await load_histories(connection, [nobody, no_other])
+    await load_histories(connection, {nobody: 0})
+    await load_histories(connection, {nobody: 0, no_other: 0})
     await unread_of_runs(connection, [nobody])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -14,7 +14,7 @@ from continuum.conf import settings as continuum_settings
 from continuum.core.execution import RunIdentity
 from continuum.core.history import Event, event_of
 from continuum.worker.arrays import plain_array, text_array
-from continuum.worker.exchange import execute
+from continuum.worker.exchange import execute, execute_in_parts
 from continuum.worker.live import Message
 from continuum.worker.loaded import PATIENCE, Loaded
 from continuum.worker.sql import load
@@ -42,6 +42,10 @@ __all__ = [
 
 # Events read at once: a bound on memory, and on how long the loop is kept from other work.
 MOST_LOADED = 5_000
+# A longer history comes in parts of so many events: while the worker makes events of one, the server reads the next.
+PART = 500
+# What a column of integers holds.
+LAST_SEQ = 2**31 - 1
 
 
 class ClaimedRun(NamedTuple):
@@ -151,19 +155,26 @@ async def claimed_again(connection: psycopg.AsyncConnection[Any], run_ids: Itera
     return {run_id: Standing(*rest) for run_id, *rest in rows}
 
 
-async def load_histories(connection: psycopg.AsyncConnection[Any], run_ids: Iterable[UUID]) -> dict[UUID, list[Event]]:
-    """Return the events of each run, in order."""
-    run_ids = list(run_ids)
-    if len(run_ids) == 1:
-        return {run_ids[0]: await _load_history(connection, run_ids[0])}
-    parameters = {"run_ids": plain_array([run_id.hex for run_id in run_ids])}
+async def load_histories(
+    connection: psycopg.AsyncConnection[Any], sizes: Mapping[UUID, int]
+) -> dict[UUID, list[Event]]:
+    """Return the events of each run, in order.
+
+    Args:
+        sizes: how many events each run is known to have; it may turn out to have more.
+    """
+    if len(sizes) == 1:
+        ((run_id, events),) = sizes.items()
+        return {run_id: await _load_history(connection, run_id, events)}
+    parameters = {"run_ids": plain_array([run_id.hex for run_id in sizes])}
     return histories_of(await execute(connection, load("history_load"), parameters))
 
 
-async def _load_history(connection: psycopg.AsyncConnection[Any], run_id: UUID) -> list[Event]:
+async def _load_history(connection: psycopg.AsyncConnection[Any], run_id: UUID, events: int) -> list[Event]:
     # Each row is an event: nothing is made of it that is looked at once and thrown away, as a long history has many.
-    parameters = {"run_ids": plain_array([run_id.hex])}
-    return await execute(connection, load("history_of_run"), parameters, event_of)
+    bounds = [*range(0, max(events, 1), PART), LAST_SEQ]
+    parts = [{"run_id": run_id.hex, "after": after, "upto": upto} for after, upto in pairwise(bounds)]
+    return await execute_in_parts(connection, load("history_of_run"), parts, event_of)
 
 
 def histories_of(rows: Iterable[tuple[Any, ...]]) -> dict[UUID, list[Event]]:

@@ -11,7 +11,7 @@ the answer to something else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -27,7 +27,7 @@ from psycopg.waiting import Ready, Wait
 from continuum.worker import flights
 from continuum.worker.sql import numbered
 
-__all__ = ["Connection", "Rows", "Transaction", "execute", "execute_and_tell"]
+__all__ = ["Connection", "Rows", "Transaction", "execute", "execute_and_tell", "execute_in_parts"]
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ Answers = list[PGresult]
 # libpq keeps what the socket does not take: by this much at a time.
 PIECE = 1024 * 1024
 
+_BROKEN = "the connection broke before the server had answered"
 _NO_MEMORY = "libpq has no memory for what is to be copied"
 
 # The names of the statements that are prepared in a session, by their text.
@@ -65,6 +66,37 @@ async def execute(
     statement = await _ready(connection, text, parameters)
     results = await _exchange(connection.pgconn, _executed(connection.pgconn, statement))
     return _rows(connection, _checked(results), make)
+
+
+async def execute_in_parts(
+    connection: Connection, text: str, parts: Sequence[Parameters], make: Callable[[Any], Any] = tuple
+) -> list[Any]:
+    """Carry out one statement with several sets of parameters, in one flight, as one transaction that only reads.
+
+    The rows of a part are made while the server is at the next one, and other callbacks of the loop get a turn between
+    parts that have not arrived yet.
+
+    Args:
+        connection: in autocommit mode, with no transaction open.
+        text: with named parameters.
+        parts: parameters by name, at least one set of them.
+        make: makes what is returned for a row of its values.
+
+    Returns:
+        What is made of the rows of all parts, in order.
+
+    Raises:
+        psycopg.Error: it failed.
+        UnicodeEncodeError: a text has no encoding.
+    """
+    statements = [await _ready(connection, text, parameters) for parameters in parts]
+    rows: list[Any] = []
+
+    def take(results: Answers) -> None:
+        rows.extend(_rows(connection, results[-1], make))
+
+    _checked(await _exchange(connection.pgconn, _in_parts(connection.pgconn, statements, take)))
+    return rows
 
 
 async def execute_and_tell(
@@ -211,6 +243,35 @@ async def _ready(connection: Connection, text: str, parameters: Parameters) -> _
 def _executed(pgconn: PGconn, statement: _Statement) -> Steps[Answers]:
     statement.send(pgconn)
     return (yield from generators.execute(pgconn))
+
+
+def _in_parts(pgconn: PGconn, statements: Sequence[_Statement], take: Callable[[Answers], None]) -> Steps[Answers]:
+    """Carry out statements, and call ``take`` with the answers to each; returns those to the last, or the errors."""
+    answers: Answers = []
+    if not psycopg.Pipeline.is_supported():
+        for statement in statements:
+            answers = yield from _executed(pgconn, statement)
+            if answers[-1].status not in _SUCCESSES:
+                break
+            take(answers)
+        return answers
+    pgconn.enter_pipeline_mode()
+    for statement in statements:
+        statement.send(pgconn)
+    pgconn.pipeline_sync()
+    yield from generators.send(pgconn)
+    failed: Answers = []
+    for _ in statements:
+        answers = yield from generators.fetch_many(pgconn)
+        if not answers:
+            raise psycopg.OperationalError(_BROKEN)
+        if failed or answers[-1].status not in _SUCCESSES:
+            failed += answers  # the first error; what comes after it was not carried out
+        else:
+            take(answers)
+    yield from generators.fetch_many(pgconn)  # of the end of the pipeline
+    pgconn.exit_pipeline_mode()
+    return failed or answers
 
 
 def _begun(pgconn: PGconn, statement: _Statement) -> Steps[Answers]:

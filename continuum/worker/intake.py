@@ -314,13 +314,13 @@ class Intake:
             await self._ask(self._chains.begun, successors)
             has_mail.update(successors)
         for group in claims.grouped(claimed, sizes):
-            run_ids = [run.identity.id for run in group]
-            histories = {} if sizes.keys().isdisjoint(run_ids) else await self._ask(claims.load_histories, run_ids)
+            lengths = {run.identity.id: sizes.get(run.identity.id, 0) for run in group}
+            histories = {} if sizes.keys().isdisjoint(lengths) else await self._ask(claims.load_histories, lengths)
             mail: dict[UUID, list[Message]] = {}
-            if not has_mail.isdisjoint(run_ids):
-                for message in await self._unread(set(run_ids)):
+            if not has_mail.isdisjoint(lengths):
+                for message in await self._unread(set(lengths)):
                     mail.setdefault(message.run_id, []).append(message)
-            for run, run_id in zip(group, run_ids, strict=True):
+            for run, run_id in zip(group, lengths, strict=True):
                 queued = standing[run_id].queued if run_id in standing else ()
                 self._engine.admit(run, histories.get(run_id, []), mail.get(run_id, []), queued, beats.get(run_id))
 
