@@ -278,6 +278,16 @@ def test_querysets_use_the_index_of_attributes():
         assert GIN in indexes(plans)
 
 
+def test_no_other_states_lie_between_those_of_runs_that_live():
+    """As the database orders them: a stretch of the index from the first to the last of them is read."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT array_agg(s ORDER BY s) FROM unnest(%s::text[]) AS s", [list(Run.State.values)])
+        (states,) = cursor.fetchone()
+    live = set(Run.State) - set(Run.TERMINAL_STATES)
+    first, last = states.index(min(live)), states.index(max(live))
+    assert set(states[first : last + 1]) == live
+
+
 @pytest.mark.parametrize(("workflow", "most"), [(FLOW, 600), ("nobody", 3_000)])
 def test_the_list_of_a_workflow_reads_live_runs_past_those_that_have_ended(workflow, most):
     with connection.cursor() as cursor:
