@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from continuum.core.durations import seconds
 from continuum.core.names import namespace as checked_namespace, text
 from continuum.exceptions import DurableValueError, SignalRefusedError, UnknownWorkflowError
 from continuum.models import Run
+from continuum.moments import instant
 from continuum.references import is_reference_to
 from continuum.values.plain import plain_json
 
@@ -212,10 +213,10 @@ def accepts(annotation: Any, value: Any) -> bool:
 def _moment(name: str, value: object) -> datetime:
     if not isinstance(value, datetime):
         raise TypeError(f"{name} must be an aware datetime, not {value!r}")
-    if value.utcoffset() is None:
-        raise ValueError(f"{name} must be an aware datetime; {value!r} has no time zone")
     try:
-        return value.astimezone(UTC)
+        return instant(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an aware datetime; {error}") from None
     except OverflowError:
         raise ValueError(f"{name} is out of range: {value!r}") from None
 

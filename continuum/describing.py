@@ -12,6 +12,7 @@ from django.db import connections
 from continuum import values
 from continuum.exceptions import RunNotFoundError
 from continuum.models import HistoryEvent, Run
+from continuum.moments import aware
 from continuum.redaction import Shown, redacted
 
 __all__ = ["PAYLOADS", "described", "events", "payloads"]
@@ -103,7 +104,7 @@ def _shown(run: Run, field: str, **more: str) -> Shown:
 
 
 def _iso(when: datetime | None) -> str | None:
-    return None if when is None else when.isoformat()
+    return None if when is None else aware(when).isoformat()
 
 
 def _text(run_id: UUID | None) -> str | None:

@@ -14,6 +14,7 @@ from django.db import OperationalError, connections, transaction
 
 from continuum.arguments import alias_for
 from continuum.models import Run
+from continuum.moments import aware
 from continuum.worker.sql import load
 
 __all__ = ["RANGES", "Ended", "Live", "QueueDepth", "Range", "ended", "live", "oldest_waits", "queues"]
@@ -52,7 +53,7 @@ RANGES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """The runs of a workflow that have not ended: how many in each state, and when the oldest was started."""
+    """The runs of a workflow that have not ended: how many in each state, and when the oldest was started (aware)."""
 
     workflow: str
     states: Counter[str]
@@ -113,6 +114,7 @@ def live(*, using: str | None = None) -> list[Live]:
         cursor.execute(load("overview_live"))
         for workflow, state, number, started in cursor.fetchall():
             states[workflow][state] += number
+            started = aware(started)
             oldest[workflow] = min(started, oldest.get(workflow, started))
     found = [Live(workflow=name, states=counted, oldest=oldest[name]) for name, counted in states.items()]
     return sorted(found, key=lambda each: (-each.total, each.workflow))
@@ -165,7 +167,7 @@ def oldest_waits(limit: int = 10, *, since: datetime | None = None, using: str |
             cursor.execute(load("overview_waits"), {"limit": limit})
             ids = [run_id for (run_id,) in cursor.fetchall()]
     runs = Run.objects.using(alias).defer("input", "result", "progress").filter(id__in=ids)
-    return sorted(runs, key=lambda run: (run.started_at, run.id))
+    return sorted(runs, key=lambda run: (aware(run.started_at), run.id))
 
 
 def queues(*, using: str | None = None) -> list[QueueDepth]:

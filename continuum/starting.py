@@ -69,7 +69,8 @@ def start(
         namespace: where the run belongs, 1 to 200 characters.
         attributes: what the run can be found by, a dict of plain JSON values.
         idempotency_key: at most one run per namespace, workflow and key is ever started.
-        start_at: aware datetime before which it does not begin.
+        start_at: aware datetime before which it does not begin. Where the project has ``USE_TZ = False`` a naive one
+            will do, in its ``TIME_ZONE``.
         timeout: seconds or timedelta after which the run is cancelled, counted from when it may begin.
         priority: runs with a higher one are taken first, -32768 to 32767.
         using: database alias, by default ``CONTINUUM["DATABASE"]``.

@@ -62,7 +62,7 @@ class Misfit:
     """Something that does not suit.
 
     Attributes:
-        id: as Django's checks have it, such as ``continuum.W013``; those with an E keep Continuum from working.
+        id: as Django's checks have it, such as ``continuum.W014``; those with an E keep Continuum from working.
         message: what does not suit, and what comes of it.
         hint: what to do.
     """
@@ -175,13 +175,6 @@ def _contradictions() -> Iterator[Misfit]:
 def _connection_settings() -> Iterator[Misfit]:
     alias, listen = continuum_settings.DATABASE, continuum_settings.LISTEN_DATABASE
     database = connections[alias].settings_dict
-    if not django_settings.USE_TZ:
-        yield Misfit(
-            id="continuum.W013",
-            message="USE_TZ is False: Continuum's times are moments, and the models show them as naive local ones, of "
-            "which the admin's pages cannot be made and which are ambiguous when clocks go back.",
-            hint="Set USE_TZ = True.",
-        )
     if not database["AUTOCOMMIT"]:
         yield Misfit(
             id="continuum.W014",

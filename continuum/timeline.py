@@ -21,6 +21,7 @@ from django.utils.dateparse import parse_datetime
 
 from continuum.ids import uuid7_time_us
 from continuum.models import Run
+from continuum.moments import aware
 from continuum.worker.sql import load
 
 __all__ = ["Gap", "Lane", "Mark", "Scale", "Span", "Timeline", "timeline"]
@@ -149,7 +150,7 @@ class Timeline:
     """A run's story.
 
     Attributes:
-        start: when the run was started.
+        start: when the run was started (aware).
         end: when it ended; else the present.
         lanes: by the time of their first span.
         marks: cancellation, retries, the end.
@@ -176,10 +177,11 @@ def timeline(run: Run, *, now: datetime | None = None, limit: int = MOST_EVENTS,
     with connections[run._state.db].cursor() as cursor:
         cursor.execute(load("timeline"), {"run_id": run.id, "limit": limit})
         rows = [_Row(*row) for row in reversed(cursor.fetchall())]
-    present = max(run.completed_at or now or datetime.now(UTC), run.started_at)
+    started, claimed, completed = map(aware, (run.started_at, run.claimed_at, run.completed_at))
+    present = max(completed or now or datetime.now(UTC), started)
     lanes: dict[Any, _Lane] = {}
     marks: list[Mark] = []
-    before = run.claimed_at or run.started_at
+    before = claimed or started
     for row in rows:
         if row.type in _MARKS:
             label = _MARKS[row.type] + (f": {row.error}" if row.error else "")
@@ -192,12 +194,12 @@ def timeline(run: Run, *, now: datetime | None = None, limit: int = MOST_EVENTS,
     first = rows[0].seq if rows else 1
     done = tuple(sorted((lane.done() for lane in lanes.values()), key=lambda lane: lane.spans[0].start))
     return Timeline(
-        start=run.started_at,
+        start=started,
         end=present,
         lanes=done,
         marks=tuple(marks),
         left_out=first - 1,
-        scale=_scale(run.started_at, present, done, marks),
+        scale=_scale(started, present, done, marks),
     )
 
 

@@ -15,7 +15,14 @@ LAYERS = [
     ["continuum.exceptions", "continuum.ids"],
     ["continuum.values"],
     ["continuum.core"],
-    ["continuum.conf", "continuum.telemetry", "continuum.discovery", "continuum.sourcefiles", "continuum.wording"],
+    [
+        "continuum.conf",
+        "continuum.discovery",
+        "continuum.moments",
+        "continuum.sourcefiles",
+        "continuum.telemetry",
+        "continuum.wording",
+    ],
     ["continuum.determinism"],
     [
         "continuum.fields",

@@ -96,11 +96,6 @@ def test_settings_that_contradict_each_other(settings, expected):
         assert ids(surroundings.project_misfits()) == expected
 
 
-def test_times_without_a_zone():
-    with override_settings(USE_TZ=False):
-        assert ids(surroundings.project_misfits()) == ["continuum.W013"]
-
-
 def test_autocommit_off(database):
     database(AUTOCOMMIT=False)
     assert ids(surroundings.project_misfits()) == ["continuum.W014"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,6 +25,7 @@ from continuum.admin import wording
 from continuum.admin.base import ReadOnlyAdmin
 from continuum.conf import settings as continuum_settings
 from continuum.models import Dashboard, Run, Worker
+from continuum.moments import aware
 from continuum.redaction import Shown, redacted
 from continuum.surroundings import complaint
 
@@ -125,7 +126,7 @@ class DashboardAdmin(ReadOnlyAdmin):
         site = self.admin_site.name
         runs = reverse(f"{site}:continuum_run_changelist")
         range_ = overview.RANGES.get(request.GET.get("range", ""), overview.RANGES["1h"])
-        now = timezone.now()
+        now = datetime.now(UTC)
         examined = _in_time(lambda: health.examine(using=alias))
         ended = _in_time(lambda: overview.ended(range_, now=now, using=alias))
         live = _in_time(lambda: overview.live(using=alias))
@@ -243,10 +244,10 @@ def _workers(alias: str, now: datetime) -> list[dict[str, Any]]:
     return [
         {
             "worker": worker,
-            "state": "lapsed" if worker.expires_at < now else worker.state,
-            "label": "lease lapsed" if worker.expires_at < now else worker.get_state_display(),
+            "state": "lapsed" if (expires := aware(worker.expires_at)) < now else worker.state,
+            "label": "lease lapsed" if expires < now else worker.get_state_display(),
             "heartbeat": wording.moment(worker.heartbeat_at, now),
-            "lease": wording.ago(worker.expires_at, now),
+            "lease": wording.ago(expires, now),
             "queues": ", ".join(map(str, worker.queues)) if worker.queues else "all",
         }
         for worker in workers.order_by("name")[:_MOST_WORKERS]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,6 +16,7 @@ from continuum.admin import wording
 from continuum.admin.payloads import Payload, payload_of, with_payloads
 from continuum.core.history import EventType
 from continuum.models import ActivityTask, HistoryEvent, Run, Worker
+from continuum.moments import aware
 from continuum.redaction import Shown
 
 __all__ = [
@@ -80,9 +81,10 @@ class Payloads:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """A line of the history. ``offset`` is the time since the run was started."""
+    """A line of the history: ``at`` is when it was recorded (aware), ``offset`` the time since the run was started."""
 
     event: HistoryEvent
+    at: datetime
     offset: str
     data: Payload | None
 
@@ -127,14 +129,15 @@ class HistoryPage:
 
 def waiting_lines(run: Run, *, with_errors: bool = False) -> list[str]:
     """Return why a run does not go on just now, a line for each reason; none when it is at work or has ended."""
-    now = timezone.now()
+    now = datetime.now(UTC)
     if run.is_terminal:
         return []
     if run.state == Run.State.STUCK_UNKNOWN_VERSION:
         return ["a worker with code that fits its history"]
     if run.state == Run.State.PENDING:
-        later = run.next_wakeup_at is not None and run.next_wakeup_at > now
-        return [f"its start {wording.ago(run.next_wakeup_at, now)}" if later else "a worker to take it"]
+        begins = aware(run.next_wakeup_at)
+        later = begins is not None and begins > now
+        return [f"its start {wording.ago(begins, now)}" if later else "a worker to take it"]
     waiting = waits_of(run)
     if waiting is None:
         return []
@@ -143,8 +146,8 @@ def waiting_lines(run: Run, *, with_errors: bool = False) -> list[str]:
 
 def facts(run: Run, site: str) -> list[tuple[str, Any]]:
     """Return labels and values of what is known about a run, leaving out what does not apply."""
-    now = timezone.now()
-    end = run.completed_at or now
+    now = datetime.now(UTC)
+    took = (aware(run.completed_at) or now) - aware(run.started_at)
     shown = [
         ("Run", format_html("<code>{}</code>", run.id)),
         ("Namespace", run.namespace),
@@ -152,7 +155,7 @@ def facts(run: Run, site: str) -> list[tuple[str, Any]]:
         ("Started", wording.moment(run.started_at, now)),
         ("First claimed", run.claimed_at and wording.moment(run.claimed_at, now)),
         ("Ended", run.completed_at and wording.moment(run.completed_at, now)),
-        ("Took" if run.completed_at else "Age", wording.duration(end - run.started_at)),
+        ("Took" if run.completed_at else "Age", wording.duration(took)),
         ("Worker", run.owner_id and (run.owner_name or f"worker {run.owner_id}")),
         ("Next wake-up", run.next_wakeup_at and wording.moment(run.next_wakeup_at, now)),
         ("Deadline", run.deadline_at and wording.moment(run.deadline_at, now)),
@@ -172,7 +175,7 @@ def facts(run: Run, site: str) -> list[tuple[str, Any]]:
 
 def tasks(run: Run) -> list[TaskRow]:
     """Return the activities of a run that wait in a queue, or that a worker is at, the oldest first."""
-    now = timezone.now()
+    now = datetime.now(UTC)
     found = _same_database(ActivityTask.objects, run).filter(run_id=run.id).exclude(state=ActivityTask.State.LOCAL)
     found = found.annotate(worker=Subquery(Worker.objects.filter(id=OuterRef("owner_id")).values("name")))
     fields = ("activity", "command_id", "queue", "state", "attempt", "worker", "owner_id", "due_at", "heartbeat_at")
@@ -183,7 +186,7 @@ def _task_row(task: dict[str, Any], now: datetime) -> TaskRow:
     if task["state"] == ActivityTask.State.RUNNING:
         where = f"with {task['worker'] or 'worker {}'.format(task['owner_id'])}"
         seen = task["heartbeat_at"] and format_html("last heartbeat {}", wording.moment(task["heartbeat_at"], now))
-    elif task["due_at"] > now:
+    elif aware(task["due_at"]) > now:
         where, seen = "waits for its next try", wording.moment(task["due_at"], now)
     else:
         where, seen = "waits for a worker", format_html("since {}", wording.moment(task["due_at"], now))
@@ -229,10 +232,12 @@ def history_page(run: Run, asked: Mapping[str, str], *, with_data: bool) -> Hist
     events = with_payloads(events, "data", limit=_EVENT_LIMIT) if with_data else events.defer("data")
     found = list(events[: HISTORY_LIMIT + 1])
     shown = found[:HISTORY_LIMIT]
+    started = aware(run.started_at)
     rows = [
         EventRow(
             event=event,
-            offset=f"+{wording.duration(event.recorded_at - run.started_at)}",
+            at=(at := timezone.localtime(aware(event.recorded_at))),
+            offset=f"+{wording.duration(at - started)}",
             data=payload_of(event, "data", _shown(run, "event", event)) if with_data else None,
         )
         for event in reversed(shown)

@@ -1,6 +1,7 @@
 """Runs: the list, and the page that tells what one did and why it does not go on."""
 
 import json
+from datetime import UTC, datetime
 
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
@@ -9,7 +10,6 @@ from django.db.models import OuterRef, Subquery
 from django.http import Http404, StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
-from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 
@@ -24,6 +24,7 @@ from continuum.admin.payloads import with_payloads
 from continuum.admin.storyline import story
 from continuum.describing import events
 from continuum.models import Run, Worker
+from continuum.moments import aware
 
 __all__ = ["RunAdmin"]
 
@@ -111,11 +112,13 @@ class RunAdmin(ActingMixin, ReadOnlyAdmin):
 
     @admin.display(description="started")
     def started(self, run):
-        return wording.moment(run.started_at, timezone.now())
+        return wording.moment(run.started_at, datetime.now(UTC))
 
     @admin.display(description="took")
     def took(self, run):
-        return "-" if run.completed_at is None else wording.duration(run.completed_at - run.started_at)
+        if run.completed_at is None:
+            return "-"
+        return wording.duration(aware(run.completed_at) - aware(run.started_at))
 
     @admin.display(description="worker")
     def owner(self, run):

@@ -7,7 +7,7 @@ moment stays a dot.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.urls import reverse
@@ -86,7 +86,7 @@ class Story:
 
 def story(run: Run, site: str) -> Story | None:
     """Return a run's timeline; None where there is nothing to draw."""
-    now = timezone.now()
+    now = datetime.now(UTC)
     waiting = waits_of(run)
     drawn = timeline(run, now=now, waits=(waiting.value if waiting else None) or [])
     if not drawn.lanes and not drawn.marks:

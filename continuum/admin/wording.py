@@ -9,6 +9,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.formats import date_format
 from django.utils.html import format_html
 
+from continuum.moments import aware
 from continuum.wording import duration
 
 __all__ = ["ago", "duration", "moment", "waits"]
@@ -26,9 +27,10 @@ def ago(when: datetime, now: datetime) -> str:
 
 
 def moment(when: datetime | None, now: datetime) -> str:
-    """Return a ``<time>`` element: relative to now, the full time as its title; a dash for None."""
+    """Return a ``<time>`` element: relative to now (aware), the full time as its title; a dash for None."""
     if when is None:
         return "-"
+    when = aware(when)
     local = timezone.localtime(when)
     return format_html(
         '<time datetime="{}" title="{} {}">{}</time>',

@@ -1,16 +1,17 @@
 """Worker nodes, live and gone."""
 
 import json
+from datetime import UTC, datetime
 
 from django.contrib import admin
 from django.db.models import Count, IntegerField, OuterRef, Subquery
 from django.db.models.functions import Coalesce
-from django.utils import timezone
 from django.utils.html import format_html
 
 from continuum.admin import wording
 from continuum.admin.base import ReadOnlyAdmin
 from continuum.models import Run, Worker
+from continuum.moments import aware
 
 __all__ = ["WorkerAdmin"]
 
@@ -45,13 +46,13 @@ class WorkerAdmin(ReadOnlyAdmin):
 
     @admin.display(description="state", ordering="state")
     def state_chip(self, worker):
-        lapsed = worker.state != Worker.State.DEAD and worker.expires_at < timezone.now()
+        lapsed = worker.state != Worker.State.DEAD and aware(worker.expires_at) < datetime.now(UTC)
         state, label = ("lapsed", "lease lapsed") if lapsed else (worker.state, worker.get_state_display())
         return format_html('<span class="continuum-chip continuum-state-{}">{}</span>', state, label)
 
     @admin.display(description="heartbeat", ordering="heartbeat_at")
     def heartbeat(self, worker):
-        return wording.moment(worker.heartbeat_at, timezone.now())
+        return wording.moment(worker.heartbeat_at, datetime.now(UTC))
 
     @admin.display(description="live runs")
     def live_runs(self, worker):
@@ -67,11 +68,11 @@ class WorkerAdmin(ReadOnlyAdmin):
 
     @admin.display(description="started", ordering="started_at")
     def started(self, worker):
-        return wording.moment(worker.started_at, timezone.now())
+        return wording.moment(worker.started_at, datetime.now(UTC))
 
     @admin.display(description="stopped", ordering="stopped_at")
     def stopped(self, worker):
-        return wording.moment(worker.stopped_at, timezone.now())
+        return wording.moment(worker.stopped_at, datetime.now(UTC))
 
 
 def _pretty(value):

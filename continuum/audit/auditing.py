@@ -28,6 +28,7 @@ from continuum.audit.verdicts import ActiveRuns
 from continuum.conf import settings as continuum_settings
 from continuum.core.code.patches import PatchSite, patch_sites
 from continuum.core.definitions import WorkflowDefinition, registry
+from continuum.moments import aware
 from continuum.sourcefiles import shown
 from continuum.worker.sql import load
 
@@ -131,8 +132,8 @@ def _active_runs(cursor: Any, sites: Mapping[WorkflowDefinition, list[PatchSite]
 def _registered(cursor: Any) -> list[_Registered]:
     cursor.execute(load("audit_versions"))
     return [
-        _Registered(workflow, version, version_hash, tuple(site.get("name") for site in json.loads(sites)), first_seen)
-        for workflow, version, version_hash, sites, first_seen, _ in cursor.fetchall()
+        _Registered(workflow, version, code, tuple(site.get("name") for site in json.loads(sites)), aware(first_seen))
+        for workflow, version, code, sites, first_seen, _ in cursor.fetchall()
     ]
 
 
@@ -156,7 +157,7 @@ def _stuck(cursor: Any, limit: int) -> tuple[StuckRun, ...]:
                 version=version,
                 version_hash=version_hash,
                 namespace=namespace,
-                started_at=started_at,
+                started_at=aware(started_at),
                 workflow_loaded=workflow in known,
                 error=error.get("type", ""),
                 position=drift.get("position", ""),
@@ -178,9 +179,9 @@ def _expired_claims(cursor: Any, limit: int) -> tuple[tuple[ExpiredClaim, ...], 
             activity=activity,
             queue=queue,
             attempt=attempt,
-            claimed_at=claimed_at,
+            claimed_at=aware(claimed_at),
             worker=name or f"worker {owner}",
-            since=since,
+            since=aware(since),
         )
         for run_id, command_id, activity, queue, attempt, claimed_at, owner, name, since, _ in rows
     )

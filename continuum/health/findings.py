@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from continuum.moments import aware
 from continuum.wording import duration
 from continuum.worker.sql import load
 
@@ -94,9 +95,7 @@ class Look:
         return self.cursor.fetchall()
 
     def ago(self, moment: datetime) -> str:
-        if moment.tzinfo is None:
-            moment = moment.astimezone()
-        return lasting((self.now - moment).total_seconds())
+        return lasting((self.now - aware(moment)).total_seconds())
 
 
 def some(names: Sequence[str]) -> str:

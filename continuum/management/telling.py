@@ -9,6 +9,7 @@ from typing import Any
 
 from continuum.management.drawing import draw
 from continuum.models import Run
+from continuum.moments import aware
 from continuum.timeline import timeline
 from continuum.wording import duration
 
@@ -39,7 +40,7 @@ def list_lines(runs: Iterable[Run], now: datetime) -> Iterator[str]:
         (
             str(run.id),
             run.state,
-            duration(now - run.started_at),
+            duration(now - aware(run.started_at)),
             run.workflow,
             run.namespace,
             " ".join(f"{name}={_short(value)}" for name, value in run.attributes.items()),
@@ -93,7 +94,7 @@ def _without_traceback(data: Any) -> Any:
 
 def _why(run: Run, values: dict[str, Any]) -> Iterator[str]:
     if run.is_terminal:
-        yield f"{run.state}, {duration(run.completed_at - run.started_at)} after its start"
+        yield f"{run.state}, {duration(aware(run.completed_at) - aware(run.started_at))} after its start"
     else:
         yield run.state
     error = values["error"]

@@ -10,6 +10,7 @@ from django.db import models
 from continuum.fields import AttributesField, GinIndex, IdentityField, Index
 from continuum.ids import uuid7
 from continuum.models.columns import json_column, now_column, small_column, text_column
+from continuum.moments import aware
 
 __all__ = ["Dashboard", "Event", "HistoryEvent", "InboxMessage", "Run", "RunQuerySet"]
 
@@ -26,7 +27,7 @@ class Event:
         command_id: the path of the command it answers, such as ``"0.2:3"``; None for what came from outside.
         name: the activity, signal or child it is about.
         data: the decoded record.
-        recorded_at: when it was committed (aware).
+        recorded_at: when it was committed: aware, in UTC, also where ``USE_TZ`` is off.
     """
 
     seq: int
@@ -239,7 +240,7 @@ class HistoryEvent(models.Model):
             command_id=self.command_id,
             name=self.name,
             data=self.data,
-            recorded_at=self.recorded_at,
+            recorded_at=aware(self.recorded_at),
         )
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NoReturn
 from uuid import UUID
 
 from continuum.exceptions import InvalidQueryError
 from continuum.models import Run
+from continuum.moments import instant
 from continuum.values.plain import UNSTORABLE, plain_value
 
 __all__ = ["ALL_STATES", "COLUMNS", "Condition", "grouping", "ordering", "parse", "possible_states"]
@@ -231,10 +232,12 @@ def _id(what: str, value: Any) -> str:
 
 
 def _moment(what: str, value: Any) -> datetime:
-    if not isinstance(value, datetime) or value.utcoffset() is None:
+    if not isinstance(value, datetime):
         _refuse(what, "an aware datetime", value)
     try:
-        return value.astimezone(UTC)
+        return instant(value)
+    except ValueError:
+        _refuse(what, "an aware datetime", value)
     except OverflowError:
         raise InvalidQueryError(f"{what}: {value!r} is out of range") from None
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from django.core import signing
 
 from continuum.exceptions import InvalidQueryError
+from continuum.moments import aware
 
 __all__ = ["Position", "read", "write"]
 
@@ -28,7 +29,7 @@ def write(direction: str, column: str, position: Position) -> str:
     """Return the cursor of a position."""
     value = position.value
     if isinstance(value, datetime):
-        value = value.isoformat()
+        value = aware(value).isoformat()
     elif isinstance(value, UUID):
         value = None  # it is the id
     return signing.Signer(salt=_SALT).sign_object([direction, column, value, str(position.id)])

@@ -19,6 +19,7 @@ from continuum import values
 from continuum.exceptions import DurableValueError
 from continuum.fields import DurableJSONField
 from continuum.models import Run
+from continuum.moments import as_field
 
 __all__ = ["columns", "runs_of"]
 
@@ -102,5 +103,5 @@ def _moment(zone: tzinfo | None) -> Callable[[str], Any]:
     if zone is UTC:
         return datetime.fromisoformat
     if zone is None:
-        return lambda text: datetime.fromisoformat(text).replace(tzinfo=None)
+        return lambda text: as_field(datetime.fromisoformat(text))
     return lambda text: datetime.fromisoformat(text).astimezone(zone)

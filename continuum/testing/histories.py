@@ -18,6 +18,7 @@ from continuum.core.identity import RunIdentity
 from continuum.core.proof import prove
 from continuum.exceptions import ReplayDriftError, RunNotFoundError, UnknownWorkflowError
 from continuum.models import HistoryEvent, Run
+from continuum.moments import aware
 from continuum.testing.history_files import HistoryFileError, RecordedHistory
 from continuum.testing.memory_runs import MemoryRun
 from continuum.testing.redacting import Redact, redacted
@@ -166,4 +167,4 @@ def _of_database(run_id: UUID | str | Run, using: str | None) -> RecordedHistory
 
 
 def _us(moment: Any) -> int:
-    return int(moment.timestamp()) * 1_000_000 + moment.microsecond
+    return int(aware(moment).timestamp()) * 1_000_000 + moment.microsecond

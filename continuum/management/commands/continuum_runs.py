@@ -18,6 +18,7 @@ from continuum.exceptions import ContinuumError
 from continuum.management.options import add_database, count, database, reachable
 from continuum.management.telling import event_lines, list_lines, run_lines
 from continuum.models import Run
+from continuum.moments import aware
 
 LEAST_DIGITS = 8
 
@@ -127,7 +128,7 @@ class Command(BaseCommand):
             for event in found:  # one a line: histories are long
                 self.stdout.write(json.dumps(event, ensure_ascii=False))
             return
-        self._lines(event_lines(found, run.started_at))
+        self._lines(event_lines(found, aware(run.started_at)))
 
     def _signal(self, alias: str, options: dict[str, Any]) -> None:
         run = self._run(alias, options)
