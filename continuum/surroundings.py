@@ -6,6 +6,7 @@ in ``SILENCED_SYSTEM_CHECKS``.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -101,8 +102,9 @@ def database_misfits(alias: str) -> list[Misfit]:
     with connections[alias].cursor() as cursor:
         asked = time.time()
         cursor.execute(load("surroundings"), parameters)
-        server, standby, now, user, forbidden = cursor.fetchone()
+        text, standby, now, user, forbidden = cursor.fetchone()
         answered = time.time()
+    server = json.loads(text)
     if standby or server["default_transaction_read_only"] == "on":
         what = "is a standby" if standby else "allows no writing (default_transaction_read_only)"
         return _told([_read_only(alias, what)])

@@ -63,7 +63,7 @@ def server(monkeypatch):
     def say(standby=False, skew=0.0, **settings):
         pairs = ", ".join(f"'{name}', '{value}'" for name, value in settings.items())
         changed = f"""
-            SELECT (s::jsonb || jsonb_build_object({pairs}))::json, standby OR {standby}, now + ({skew}), who, forbidden
+            SELECT (s::jsonb || jsonb_build_object({pairs}))::text, standby OR {standby}, now + ({skew}), who, forbidden
             FROM ({real("surroundings").strip()}) AS said (s, standby, now, who, forbidden)
         """
         monkeypatch.setattr(surroundings, "load", lambda name: changed if name == "surroundings" else real(name))

@@ -8,8 +8,8 @@ SELECT
           AND started_at < statement_timestamp() - make_interval(secs => %(grace)s)
     ),
     coalesce(
-        json_agg(name ORDER BY expires_at)
+        array_agg(name ORDER BY expires_at)
             FILTER (WHERE state <> 'dead' AND expires_at < statement_timestamp() - make_interval(secs => %(grace)s)),
-        '[]'
+        '{}'
     )
 FROM continuum_workers
