@@ -6,13 +6,15 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.contrib.admin import AdminSite
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from continuum import overview
-from continuum.models import ActivityTask
+from continuum.admin import DashboardAdmin, RunAdmin
+from continuum.models import ActivityTask, Dashboard, Run
 from continuum.worker.partitions import ensure_partitions
 from tests.factories import RunFactory, WorkerFactory
 from tests.test_admin import HOSTILE, Page
@@ -188,6 +190,13 @@ class TestPage:
 
 def html_of(page, **query):
     return page(**query).content.decode()
+
+
+def test_a_site_without_the_runs_is_told_of():
+    site = AdminSite(name="lab")
+    assert [found.id for found in DashboardAdmin(Dashboard, site).check()] == ["continuum.E013"]
+    site.register(Run, RunAdmin)
+    assert DashboardAdmin(Dashboard, site).check() == []
 
 
 class TestSafety:

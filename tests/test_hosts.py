@@ -51,7 +51,7 @@ def test_below_a_path_without_static_files_app_or_slashes_to_append(host):
 
 
 def test_admin_sites_and_a_user_model_of_the_projects_own(host, empty_database):
-    """Users without a username; one site has all pages, one has runs alone, and Django's own is not used."""
+    """Users without a username; one site has all pages, one no workers, and Django's own is not used."""
     project = host(
         """
         INSTALLED_APPS = ["people", "django.contrib.admin.apps.SimpleAdminConfig", *INSTALLED_APPS[1:]]
@@ -85,6 +85,7 @@ def test_admin_sites_and_a_user_model_of_the_projects_own(host, empty_database):
             office.register(Worker, WorkerAdmin)
             office.register(Dashboard, DashboardAdmin)
             lab.register(Run, RunAdmin)
+            lab.register(Dashboard, DashboardAdmin)
             urlpatterns = [path("lab/", lab.urls), path("office/", office.urls)]
             """,
         },
@@ -100,7 +101,7 @@ def test_admin_sites_and_a_user_model_of_the_projects_own(host, empty_database):
         child = continuum.models.Run.objects.create(workflow="x", parent_run_id=run.id, parent_command_id="0:1")
         (page,) = visit(f"/lab/continuum/run/{child.id}/change/")
         assert f'href="/lab/continuum/run/{run.id}/change/"' in page
-        visit("/lab/", "/lab/continuum/run/", f"/lab/continuum/run/{run.id}/do/cancel/")
+        visit("/lab/", "/lab/continuum/run/", "/lab/continuum/dashboard/", f"/lab/continuum/run/{run.id}/do/cancel/")
         """
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.core import checks
 from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError
 from django.db.models import Count, IntegerField, OuterRef, Subquery
@@ -108,6 +109,20 @@ class DashboardAdmin(ReadOnlyAdmin):
         }
         return TemplateResponse(request, "admin/continuum/dashboard/change_list.html", context)
 
+    def check(self, **kwargs):
+        found = super().check(**kwargs)
+        if not self.admin_site.is_registered(Run):
+            what = f"The admin site {self.admin_site.name!r} has Continuum's dashboard, but not the runs it leads to."
+            hint = "Register continuum.models.Run with continuum.admin.RunAdmin there."
+            found.append(checks.Error(what, hint=hint, obj=self.__class__, id="continuum.E013"))
+        return found
+
+    def _address_of(self, model):
+        """Return where the list of a model's rows is; nothing if this site has none."""
+        if not self.admin_site.is_registered(model):
+            return ""
+        return reverse(f"{self.admin_site.name}:{model._meta.app_label}_{model._meta.model_name}_changelist")
+
     def fragment_view(self, request):
         """The changing part, for the script that keeps the page up to date."""
         if not self.has_view_permission(request):
@@ -152,7 +167,7 @@ class DashboardAdmin(ReadOnlyAdmin):
                 for each in _in_time(lambda: overview.queues(using=alias)) or ()
             ],
             "workers": _workers(alias, now),
-            "workers_address": reverse(f"{site}:continuum_worker_changelist"),
+            "workers_address": self._address_of(Worker),
         }
 
 

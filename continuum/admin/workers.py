@@ -20,7 +20,7 @@ __all__ = ["WorkerAdmin"]
 class WorkerAdmin(ReadOnlyAdmin):
     """Who works, since when, and on how many runs."""
 
-    list_display = ("name", "state_chip", "host", "pid", "heartbeat", "live_runs", "started", "stopped")
+    list_display = ("name", "state_chip", "host", "process", "heartbeat", "live_runs", "started", "stopped")
     list_filter = ("state",)
     search_fields = ("name", "host")
     ordering = ("-id",)
@@ -28,7 +28,7 @@ class WorkerAdmin(ReadOnlyAdmin):
         "name",
         "state_chip",
         "host",
-        "pid",
+        "process",
         "started",
         "heartbeat",
         "expires_at",
@@ -49,6 +49,10 @@ class WorkerAdmin(ReadOnlyAdmin):
         lapsed = worker.state != Worker.State.DEAD and aware(worker.expires_at) < datetime.now(UTC)
         state, label = ("lapsed", "lease lapsed") if lapsed else (worker.state, worker.get_state_display())
         return format_html('<span class="continuum-chip continuum-state-{}">{}</span>', state, label)
+
+    @admin.display(description="pid")
+    def process(self, worker):
+        return str(worker.pid)  # no language puts separators into it
 
     @admin.display(description="heartbeat", ordering="heartbeat_at")
     def heartbeat(self, worker):
