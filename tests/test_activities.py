@@ -767,6 +767,27 @@ def test_a_connection_that_grew_too_old_while_the_thread_was_idle_is_replaced(ag
 
 
 @pytest.mark.django_db(transaction=True)
+def test_what_django_notes_down_of_an_activity_with_debug_is_not_kept_for_the_next(settings, monkeypatch):
+    settings.DEBUG = True
+    monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", None)
+
+    def noted() -> int:
+        own_session()
+        return len(connections["default"].queries_log)
+
+    async def scenario():
+        async with executor(threads=1) as (running, reported):
+            for number in (1, 2, 3):
+                running.submit(attempt_of(noted))
+                await eventually_async(lambda number=number: len(reported) == number)
+            return [int(result.value_json) for result in reported]
+
+    first, second, third = asyncio.run(scenario())
+    assert first > 0
+    assert second == third <= first
+
+
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("use", [own_session, own_session_async])
 def test_a_dropped_connection_costs_one_attempt(use, monkeypatch):
     monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", None)

@@ -16,10 +16,12 @@ from continuum.health import Status
 from continuum.ids import smallest_uuid7
 from continuum.models import ActivityTask, InboxMessage, Run
 from continuum.worker.partitions import ensure_partitions
-from tests.app.workflows import five_steps
+from tests.app.models import Effect
+from tests.app.workflows import five_steps, holds
 from tests.factories import HistoryEventFactory, RunFactory, WorkerFactory
 from tests.test_cluster import start_worker  # noqa: F401
 from tests.waiting_for import eventually
+from tests.workers import worker as running_worker
 
 LONG_AGO = timedelta(minutes=10)
 
@@ -114,6 +116,25 @@ class TestTrouble:
         assert found.message == "1 run due for up to 10 min and nobody has taken them: shop.orders (1)"
         worker.delete()
         assert check("overdue").status is Status.CRITICAL
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_run_that_was_just_given_back_is_not_late_though_it_goes_on_first(
+        self, worker, now, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("continuum.health.findings.GRACE", LONG_AGO.total_seconds() / 2)
+        late = RunFactory(next_wakeup_at=now - LONG_AGO, workflow="shop.orders", state="pending")
+        run = continuum.start(holds, "h", str(tmp_path / "gate"))
+        with running_worker(drain_timeout=0.1):
+            eventually(Effect.objects.filter(key="h:held").exists)
+        (tmp_path / "gate").touch()
+        handed_over = Run.objects.get(pk=run.id)
+        assert (handed_over.owner_id, handed_over.next_wakeup_at) == (None, late.next_wakeup_at)
+        assert (check("overdue").count, check("overdue").examples) == (1, [str(late.id)])
+
+    def test_one_that_was_given_back_is_late_for_no_longer_than_it_is_begun(self, worker, now):
+        due, begun = now - timedelta(hours=3), now - timedelta(minutes=2)
+        RunFactory(next_wakeup_at=due, workflow="shop.orders", state="suspended", claimed_at=begun)
+        assert check("overdue").message == "1 run due for up to 2 min and nobody has taken them: shop.orders (1)"
 
     def test_a_timer_that_its_worker_lets_pass(self, worker, now):
         run = RunFactory(state="suspended", owner_id=worker.id, next_wakeup_at=now - LONG_AGO)

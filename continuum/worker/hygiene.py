@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import Error, close_old_connections, connections
+from django.db import Error, close_old_connections, connections, reset_queries
 from django.db.backends.signals import connection_created
 
 __all__ = ["SharedConnections", "ThreadConnections"]
@@ -47,6 +47,7 @@ def _watch() -> None:
 
 def _tidy() -> bool:
     """Close what is broken or too old, in this thread; returns whether a connection is still open."""
+    reset_queries()  # which Django notes down with DEBUG, thousands a connection, with all that was written
     try:
         close_old_connections()
     except Exception:
