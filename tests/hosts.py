@@ -18,8 +18,10 @@ from urllib.parse import quote
 from uuid import UUID
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.db import connection
+from django.test import Client
 from psycopg import sql
 
 import continuum
@@ -100,19 +102,21 @@ def empty_database(database_url: str) -> Iterator[Callable[[str], str]]:
             cursor.execute(drop.as_string(cursor.connection))
 
 
-def visit(*addresses: str, **more: str) -> list[str]:
-    """Return pages as a superuser sees them. Each has to be there, without a way round."""
-    from django.contrib.auth import get_user_model
-    from django.test import Client
-
+def superuser() -> Client:
+    """Return a browser, as it were, with a superuser logged in."""
     users = get_user_model()
     name = users.USERNAME_FIELD
     user = users._default_manager.filter(**{name: "root@shop.example"}).first()
     if user is None:
         user = users._default_manager.create_superuser(**{name: "root@shop.example", "password": "secret"})
-    client = Client(**more)
+    client = Client()
     client.force_login(user)
-    pages = []
+    return client
+
+
+def visit(*addresses: str) -> list[str]:
+    """Return pages as a superuser sees them. Each has to be there, without a way round."""
+    client, pages = superuser(), []
     for address in addresses:
         response = client.get(address)
         assert response.status_code == 200, (address, response.status_code, response.headers)
@@ -192,3 +196,8 @@ def _look_at(admin: str, mount: str, done: UUID, broken: UUID) -> None:
     assert f'href="{mount}{page}change/"' in listed
     assert f'data-continuum-fragment="{mount}{page}fragment/"' in shown
     assert [json.loads(line)["seq"] for line in events.splitlines()] == [1, 2, 3, 4]
+    done_so = superuser().post(f"{page}do/set_attributes/", {"attributes": '{"looked at": true}'})
+    assert (done_so.status_code, done_so.headers["Location"]) == (302, f"{mount}{page}change/")
+    assert continuum.get_run(done).attributes["looked at"] is True
+    (shown,) = visit(f"{page}change/")
+    assert "root@shop.example" in shown

@@ -138,6 +138,28 @@ def test_a_database_beside_the_projects_own(routed, host, empty_database):
             cursor.execute("ALTER TABLE out_of_reach RENAME TO continuum_runs")
 
 
+def test_a_project_with_no_default_database(host, empty_database):
+    project = host(
+        """
+        DATABASES = {"default": {}, "durable": env.db("DURABLE_URL")}
+        CONTINUUM = {"DATABASE": "durable"}
+        DATABASE_ROUTERS = ["routers.Router"]
+        """,
+        {
+            "routers.py": """
+            class Router:
+                def db_for_read(self, model, **hints):
+                    return "durable"
+                db_for_write = db_for_read
+            """
+        },
+        DURABLE_URL=empty_database("durable"),
+    )
+    project.manage("migrate", "--database", "durable", "--run-syncdb")
+    project.manage("check", "--database", "durable", "--fail-level", "WARNING")
+    project.run("a_day()")
+
+
 @pytest.mark.parametrize(
     "database",
     [
