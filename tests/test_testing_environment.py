@@ -46,6 +46,7 @@ from continuum import (
     wait_signal,
     workflow,
 )
+from continuum.determinism import guards
 from continuum.testing.environment import Environment, StuckError
 from continuum.testing.mocks import MockExhaustedError
 from tests.waiting_for import eventually
@@ -109,7 +110,7 @@ async def sleeps(seconds: float) -> datetime:
 class TestResults:
     def test_a_workflow_runs_to_its_end(self, continuum_env):
         run = continuum_env.start(order, "o1")
-        assert run.state == "running"
+        assert run.state == "suspended"
         continuum_env.signal(run, "review", "approved")
         assert continuum_env.result(run) == {"state": "shipped", "receipt": "o1:900", "parcel": "parcel of o1"}
         assert (run.state, run.is_terminal) == ("completed", True)
@@ -123,7 +124,10 @@ class TestResults:
         async def typed() -> Receipt:
             return Receipt(5)
 
-        assert continuum_env.result(continuum_env.start(typed)) == Receipt(5)
+        run = continuum_env.start(typed)
+        assert continuum_env.result(run) == Receipt(5)
+        # Its row knows no annotation, as in production.
+        assert run.result == {"cents": 5}
 
     def test_a_failure_is_raised_as_in_production(self, continuum_env):
         @workflow(name="env.fails")
@@ -211,6 +215,45 @@ class TestResults:
         assert (event.seq, event.type, event.name) == (1, "activity_completed", charge.name)
         assert event.data["result"] == "o1:900"
 
+    def test_a_run_is_running_while_something_of_it_is_under_way(self, continuum_env):
+        continuum_env.mock(charge, side_effect=[OSError(), "ch_1"], takes=3)
+        run = continuum_env.start(charges, "o1")
+        began = continuum_env.now
+        assert (run.state, run.next_wakeup_at) == ("running", None)
+        continuum_env.advance(3)
+        assert (run.state, run.next_wakeup_at) == ("suspended", began + timedelta(seconds=13))
+        continuum_env.advance(10)
+        assert run.state == "running"
+        continuum_env.crash()
+        assert run.state == "running"
+        assert continuum_env.result(run) == "ch_1"
+
+    def test_a_run_says_when_it_goes_on_and_how_long_it_is_kept(self, continuum_env):
+        @workflow(name="env.kept", retention=timedelta(days=1))
+        async def kept() -> None:
+            await sleep(60)
+
+        @workflow(name="env.kept_for_ever", retention=None)
+        async def kept_for_ever() -> None: ...
+
+        later = continuum_env.now + timedelta(hours=1)
+        run = continuum_env.start(kept, start_at=later)
+        assert (run.next_wakeup_at, run.retention_until) == (later, None)
+        continuum_env.advance(timedelta(hours=1))
+        assert run.next_wakeup_at == later + timedelta(seconds=60)
+        continuum_env.result(run)
+        assert (run.next_wakeup_at, run.retention_until) == (None, run.completed_at + timedelta(days=1))
+        assert continuum_env.start(kept_for_ever).retention_until is None
+
+    def test_a_run_has_what_a_row_has(self, continuum_env):
+        run = continuum_env.start(order, "o1")
+        documented = (
+            "id, workflow, version, version_hash, namespace, attributes, state, input, result, error, progress, "
+            "waiting_on, started_at, completed_at, next_wakeup_at, parent_run_id, correlation_id, "
+            "continued_from_run_id, retention_until"
+        )
+        assert [name for name in documented.split(", ") if not hasattr(run, name)] == []
+
     def test_two_runs_of_a_test_are_the_same_every_time(self, continuum_env):
         other = Environment()
         assert continuum_env.start(order, "o1").id == other.start(order, "o1").id
@@ -244,7 +287,7 @@ class TestTime:
         short, long = continuum_env.start(sleeps, 30.0), continuum_env.start(sleeps, 90.0)
         began = continuum_env.now
         assert continuum_env.advance(60) == began + timedelta(seconds=60)
-        assert (short.state, long.state) == ("completed", "running")
+        assert (short.state, long.state) == ("completed", "suspended")
         assert short.completed_at == began + timedelta(seconds=30)
 
     def test_a_run_starts_when_it_is_to(self, continuum_env):
@@ -261,8 +304,9 @@ class TestTime:
     def test_a_result_may_be_waited_for_as_long_as_one_likes(self, continuum_env):
         run = continuum_env.start(sleeps, 90.0)
         began = continuum_env.now
-        with pytest.raises(TimeoutError, match="still running after 60 seconds: it waits for timer"):
+        with pytest.raises(TimeoutError, match="still suspended after 60 seconds: it waits for timer") as caught:
             continuum_env.result(run, timeout=60)
+        assert isinstance(caught.value, continuum.ContinuumError)
         assert continuum_env.now == began + timedelta(seconds=60)
         assert continuum_env.result(run, timeout=60)
 
@@ -758,6 +802,28 @@ class TestGoingOn:
         assert continuum_env.result(run) == "o1:1"
         assert len(continuum_env.runs(charges)) == 1
 
+    def test_so_are_they_without_time_having_passed_and_fail_once_more_if_they_do(self, continuum_env):
+        @workflow(name="env.one_grandchild")
+        async def one_grandchild() -> str:
+            return await has_child()
+
+        @workflow(name="env.has_child")
+        async def has_child() -> str:
+            return await charges("o1")
+
+        continuum_env.mock(charge, raises=NonRetryableError("no"))
+        run = continuum_env.start(one_grandchild)
+        for attempts in (2, 3):
+            continuum_env.retry(run)
+            with pytest.raises(RunFailedError):
+                continuum_env.result(run)
+            assert len(continuum_env.calls(charge)) == attempts
+            assert run.completed_at == run.started_at
+        continuum_env.unmock(charge)
+        continuum_env.retry(run)
+        assert continuum_env.result(run) == "o1:1"
+        assert len(continuum_env.runs()) == 3
+
     def test_a_run_is_forked(self, continuum_env):
         run = continuum_env.start(order, "o1")
         continuum_env.signal(run, "review", "rejected")
@@ -891,6 +957,14 @@ class TestWhatAWorkerWouldRefuse:
         with pytest.raises(RunFailedError, match="NonDeterminismError") as failed:
             continuum_env.result(continuum_env.start(peeks))
         assert Path(__file__).name in str(failed.value)
+
+    def test_so_are_they_in_an_environment_of_ones_own(self):
+        env = Environment()
+        with pytest.raises(RunFailedError, match="NonDeterminismError"):
+            env.result(env.start(peeks))
+        env.close()
+        env.close()
+        assert not guards._undo  # what was put up is taken down, once
 
     def test_the_test_itself_may_do_anything(self, continuum_env):
         assert Path(__file__).exists()

@@ -147,7 +147,7 @@ def test_tracebacks_are_left_out(recorded):
 def test_a_run_that_has_not_ended_can_be_dumped_too(continuum_env, tmp_path):
     run = continuum_env.start(pays, "4711")
     path = dump_history(run, tmp_path / "waits.json")
-    assert json.loads(path.read_text())["state"] == "running"
+    assert json.loads(path.read_text())["state"] == "suspended"
     assert assert_replays(pays, path) == [path]
 
 

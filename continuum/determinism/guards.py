@@ -56,7 +56,8 @@ _HARMLESS = (
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _ORM = Point("django.db", "connection", ORM, "uses the database")
 
-_lock = threading.Lock()
+# An environment that nobody closed lets go when it is collected, which may happen on a thread that holds the lock.
+_lock = threading.RLock()
 _users = 0
 _undo: list[Callable[[], None]] = []
 _known: dict[Any, Any] = {}  # io.open is open, and stays so

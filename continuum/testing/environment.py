@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from continuum import arguments
+from continuum import arguments, values
 from continuum.conf import settings as continuum_settings
 from continuum.core.durations import seconds
 from continuum.core.identity import RunIdentity
+from continuum.determinism import guards
 from continuum.exceptions import (
     AlreadyStartedError,
     ContinuumError,
@@ -22,7 +24,7 @@ from continuum.exceptions import (
 )
 from continuum.models import Event, Run
 from continuum.testing.crashes import CrashReport, check_crashes, scenario_of
-from continuum.testing.memory_runs import Letter, MemoryRun, instant
+from continuum.testing.memory_runs import Letter, MemoryRun, StillWaitingError, instant
 from continuum.testing.mocks import Call, Mock, Mocks, target_of
 from continuum.testing.world import World
 
@@ -51,10 +53,14 @@ class Environment:
         self._keys: dict[tuple[str, str, str], UUID] = {}
         self._started = 0
         self._world = World(self._mocks, continuum_settings.MAX_VALUE_BYTES)
+        # What a worker would stop is stopped here as well.
+        self._guards = ExitStack()
+        self._guards.enter_context(guards.guarding())
 
     def close(self) -> None:
         """Give all runs up. The fixture does so when the test has ended."""
         self._world.close()
+        self._guards.close()
 
     # -- activities ---------------------------------------------------------------------------------------------
 
@@ -235,7 +241,7 @@ class Environment:
             raise RunFailedError(run.id, run.error)
         if run.state == "cancelled":
             raise RunCancelledError(run.id, (run.error or {}).get("message", ""))
-        return run.result
+        return None if run.outcome.result is None else values.decode(run.outcome.result, run.definition.returns)
 
     def wait_run(
         self, run_id: RunLike, timeout: float | timedelta | None = None, namespace: str | None = None
@@ -256,7 +262,7 @@ class Environment:
             if not self._world.step(until_us):
                 if until_us is not None:
                     self._world.clock_us = max(self._world.clock_us, until_us)
-                    raise TimeoutError(f"run {run.id} was still {run.state} after {limit:g} seconds: {_waits(run)}")
+                    raise StillWaitingError(run.id, run.state, limit or 0.0, _waits(run))
                 raise StuckError(f"{run} cannot go on: {_waits(run)}{_advice(run)}")
         raise StuckError(
             f"{self._world.tip(first)} has not ended after {MOST_STEPS:,} steps, at {self.now.isoformat()}: it goes "

@@ -98,6 +98,7 @@ class Attempts:
         attempt.clock = lambda: self._world.clock_us  # type: ignore[method-assign]
         attempt.started_us = attempt.beaten_us = self._world.clock_us
         self._note_call(run, command)
+        run.under_way.add(command.id)
         mock = self._world.mocks.get(command.name or "")
 
         def ended(result: str | None, error: BaseException | None) -> None:
@@ -232,6 +233,7 @@ class Attempts:
         attempt.settled = True
         if run.execution is not execution or command.answered:
             return
+        run.under_way.discard(command.id)
         now_us = self._world.clock_us
         call = self._calls[(run.id, command.id, run.retries)]
         if attempt.details_json is not None:
@@ -260,6 +262,7 @@ class Attempts:
         """Forget attempts whose results nobody wants any more."""
         for command in commands:
             self._drop((run.execution, command.id))
+            run.under_way.discard(command.id)
             if call := self._calls.get((run.id, command.id, run.retries)):
                 call.state = "abandoned"
             self._give_key(run, command, None)

@@ -16,8 +16,9 @@ from continuum.core.history import Event as Record
 from continuum.core.identity import RunIdentity
 from continuum.models import Event
 from continuum.testing.traces import Recorder, State
+from continuum.waiting import WaitTimeoutError
 
-__all__ = ["TERMINAL_STATES", "Letter", "MemoryRun", "instant"]
+__all__ = ["TERMINAL_STATES", "Letter", "MemoryRun", "StillWaitingError", "instant"]
 
 TERMINAL_STATES = frozenset({"completed", "failed", "cancelled"})
 
@@ -27,6 +28,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def instant(time_us: int) -> datetime:
     """Return an aware datetime for microseconds since the epoch."""
     return _EPOCH + timedelta(microseconds=time_us)
+
+
+class StillWaitingError(WaitTimeoutError):
+    """The run did not end in time; says what it waits for besides."""
+
+    def __init__(self, run_id: UUID, state: str, timeout: float, waits: str) -> None:
+        super().__init__(run_id, state, timeout)
+        self.waits = waits
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}: {self.waits}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,10 @@ class MemoryRun:
     standing_in: bool = field(default=False, repr=False)
     final_progress: str | None = field(default=None, repr=False)
     retries: int = field(default=0, repr=False)
+    # In the order of the world: at one instant of virtual time much may happen, one after the other.
+    ended_as: int = field(default=0, repr=False)
+    retried_as: int = field(default=0, repr=False)
+    under_way: set[str] = field(default_factory=set, repr=False)
     states: dict[int, State] | None = field(default=None, repr=False)
 
     @property
@@ -101,10 +117,12 @@ class MemoryRun:
 
     @property
     def state(self) -> str:
-        """``pending``, ``running``, ``completed``, ``failed`` or ``cancelled``."""
+        """``pending``, ``running``, ``suspended``, ``completed``, ``failed`` or ``cancelled``."""
         if self.outcome is not None:
             return self.outcome.state
-        return "pending" if self.claimed_us is None and not self.standing_in else "running"
+        if self.claimed_us is None and not self.standing_in:
+            return "pending"
+        return "running" if self.under_way or self.standing_in else "suspended"
 
     @property
     def is_terminal(self) -> bool:
@@ -118,10 +136,10 @@ class MemoryRun:
 
     @property
     def result(self) -> Any:
-        """What it returned, as the workflow's annotation says; None before that."""
+        """What it returned, as its row has it: what an annotation makes of it is what ``result()`` returns."""
         if self.outcome is None or self.outcome.result is None:
             return None
-        return values.decode(self.outcome.result, self.definition.returns)
+        return values.decode(self.outcome.result)
 
     @property
     def error(self) -> dict[str, Any] | None:
@@ -150,6 +168,29 @@ class MemoryRun:
     def completed_at(self) -> datetime | None:
         """When it ended, in virtual time."""
         return None if self.completed_us is None else instant(self.completed_us)
+
+    @property
+    def next_wakeup_at(self) -> datetime | None:
+        """When it goes on by itself: its first timer, the next try of an activity, or the time it is to begin at."""
+        if self.state == "pending":
+            return instant(self.begin_us)
+        if self.outcome is not None or self.execution is None:
+            return None
+        waiting = [command for command in self.execution.pending.values() if command.id not in self.under_way]
+        due = [command.not_before_us for command in waiting if command.not_before_us is not None]
+        if (timer := self.execution.next_timer()) is not None and timer.due_us is not None:
+            due.append(timer.due_us)
+        return instant(min(due)) if due else None
+
+    @property
+    def retention_until(self) -> datetime | None:
+        """Until when it would be kept; None before it has ended, and if it is kept for ever."""
+        if self.completed_at is None or self.definition.retention is None:
+            return None
+        try:
+            return self.completed_at + self.definition.retention
+        except OverflowError:
+            return datetime.max.replace(tzinfo=UTC)
 
     def history(self) -> Iterator[Event]:
         """Yield its events, oldest first."""

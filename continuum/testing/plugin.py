@@ -25,13 +25,10 @@ def continuum_env() -> Iterator[Environment]:
     from continuum.testing import ready
 
     ready()
-    from continuum.determinism import guards
     from continuum.testing.environment import Environment
 
     environment = Environment()
-    # What a worker would stop is stopped here as well.
-    with guards.guarding():
-        yield environment
+    yield environment
     environment.close()
 
 

@@ -60,8 +60,11 @@ class World:
 
     def at(self, due_us: int, fn: Callable[..., None], *args: Any, rank: int = _HAPPENING) -> None:
         """Have ``fn(*args)`` called when the time has come."""
+        heapq.heappush(self._queue, (due_us, rank, self._next(), fn, args))
+
+    def _next(self) -> int:
         self._serial += 1
-        heapq.heappush(self._queue, (due_us, rank, self._serial, fn, args))
+        return self._serial
 
     def pass_time(self, seconds: float) -> None:
         """Time has really passed."""
@@ -120,6 +123,7 @@ class World:
             run.deadline_us += self.clock_us - run.completed_us
         run.outcome = run.completed_us = None
         run.retries += 1
+        run.retried_as = self._next()
         run.mail = [letter for letter in run.mail if letter.kind == "signal"]
         if run.standing_in:
             self.at(self.clock_us, self._begin, run)
@@ -212,6 +216,7 @@ class World:
         execution = run.execution
         if execution is not None:
             self._attempts.abandon_all(execution)
+            run.under_way.clear()
             run.final_progress = execution.progress
             execution.close()
             run.execution = None
@@ -287,6 +292,7 @@ class World:
     def _end(self, run: MemoryRun, outcome: Outcome) -> None:
         run.outcome = outcome
         run.completed_us = self.clock_us
+        run.ended_as = self._next()
         self._give_up(run)
         if outcome.successor is not None:
             self._continue(run, outcome.successor)
@@ -326,7 +332,7 @@ class World:
     def _start_child(self, run: MemoryRun, child: ChildStart) -> None:
         there = self.runs.get(child.id)
         if there is not None:
-            self._find_child(self.tip(there), child)
+            self._find_child(run, self.tip(there), child)
             return
         definition = child.definition
         identity = RunIdentity(
@@ -350,11 +356,12 @@ class World:
             )
         )
 
-    def _find_child(self, tip: MemoryRun, child: ChildStart) -> None:
+    def _find_child(self, run: MemoryRun, tip: MemoryRun, child: ChildStart) -> None:
         """See to a child that was started before, and of whose end its parent's history knows nothing."""
         if tip.outcome is None:
             return
-        if tip.outcome.state == "failed" and (tip.completed_us or 0) < (child.retried_us or 0):
+        # Not by the clock: a run may fail and be retried at one instant of virtual time.
+        if tip.outcome.state == "failed" and child.retried_us is not None and tip.ended_as < run.retried_as:
             self.retry(tip)
         else:
             self._report(tip)
