@@ -5,10 +5,10 @@ Everything is checked before anything is written, and every complaint names the 
 
 from __future__ import annotations
 
-import types
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 from uuid import UUID
 
 from continuum import values
@@ -16,14 +16,13 @@ from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import WorkflowDefinition, registry
 from continuum.core.durations import seconds
 from continuum.core.names import namespace as checked_namespace, text
+from continuum.declared import described, misfit
 from continuum.exceptions import DurableValueError, SignalRefusedError, UnknownWorkflowError
 from continuum.models import Run
 from continuum.moments import instant
-from continuum.references import is_reference_to
 from continuum.values.plain import plain_json
 
 __all__ = [
-    "accepts",
     "alias_for",
     "declared_signal",
     "definition_of",
@@ -35,6 +34,7 @@ __all__ = [
     "run_uuid",
     "start_options",
     "text",
+    "typed_payload",
     "wait_seconds",
 ]
 
@@ -179,35 +179,33 @@ def declared_signal(run_id: UUID, workflow: str, version: int, name: str, payloa
     if name not in signals:
         known = ", ".join(sorted(signals)) or "none"
         raise SignalRefusedError(run_id, name, f"{workflow} declares {known}")
-    if not accepts(signals[name], payload):
-        wanted = getattr(signals[name], "__qualname__", None) or str(signals[name])
-        raise SignalRefusedError(
-            run_id, name, f"{workflow} declares it with {wanted}, not {type(payload).__qualname__}"
-        )
+    if (found := misfit(signals[name], payload)) is not None:
+        path, value = found
+        wrong = f"not {type(value).__qualname__}" if path == "payload" else f"but {path} is {type(value).__qualname__}"
+        raise SignalRefusedError(run_id, name, f"{workflow} declares it with {described(signals[name])}, {wrong}")
     return signals[name]
 
 
-def accepts(annotation: Any, value: Any) -> bool:
-    """Tell whether ``value`` is what a declared type (a class or an annotation) allows, without looking inside it."""
-    if annotation is Any or annotation is object:
-        return True
-    if annotation is None:
-        return value is None
-    origin = get_origin(annotation)
-    if origin is Union or origin is types.UnionType:
-        return any(accepts(option, value) for option in get_args(annotation))
-    if origin is Literal:
-        return any(value == option and type(value) is type(option) for option in get_args(annotation))
-    if origin is not None:
-        annotation = origin
-    if annotation in (int, float) and isinstance(value, bool):
-        return False
-    if annotation is float and isinstance(value, int):
-        return True
-    if isinstance(annotation, type) and is_reference_to(annotation, value):
-        return True
-    # What is no class (a type variable, a forward reference) cannot be checked here.
-    return not isinstance(annotation, type) or isinstance(value, annotation)
+def typed_payload(run: Run, name: str, value: Any) -> Any:
+    """Return what a person has written as JSON as the type that the run's workflow declares for the signal.
+
+    A dataclass or a model is a dict then; what JSON does not know is written as histories show it, such as
+    ``{"~decimal": "1.50"}``. What fits as it is, or is declared nowhere, is left as it is.
+
+    Raises:
+        SignalRefusedError: it cannot be read as that type.
+    """
+    try:
+        signals = registry.workflow(run.workflow, run.version).signals
+    except UnknownWorkflowError:
+        return value
+    if signals is None or name not in signals or misfit(signals[name], value) is None:
+        return value
+    try:
+        return values.decode(json.dumps(value), signals[name])
+    except DurableValueError as error:
+        wanted = described(signals[name])
+        raise SignalRefusedError(run.id, name, f"{run.workflow} declares it with {wanted}: {error}") from error
 
 
 def _moment(name: str, value: object) -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
@@ -12,13 +13,20 @@ from django.contrib.auth.models import Permission, User
 from django.contrib.messages import get_messages
 from django.urls import reverse
 
+import continuum
 from continuum.admin import asking
 from continuum.admin.acting import ACTIONS
 from continuum.models import InboxMessage, Run
+from tests.app.workflows import Order
 from tests.factories import HistoryEventFactory, RunFactory
 from tests.test_admin import HOSTILE, Page
 
 pytestmark = pytest.mark.django_db
+
+
+@continuum.workflow(name="tests.admin_actions.sells", signals={"order": Order})
+async def sells(): ...
+
 
 NOW = datetime.now(UTC)
 LIST = "admin:continuum_run_changelist"
@@ -125,6 +133,14 @@ class TestOneRun:
             assert told(response)[-1:] == [words]
         message = InboxMessage.objects.get()
         assert (message.kind, message.name, message.payload) == ("signal", "go", [1])
+
+    def test_a_signal_is_read_as_the_type_that_is_declared(self, admin_client):
+        run = RunFactory(workflow=sells.name, state="suspended")
+        answers = {"name": "order", "payload": '{"id": "o1", "total": {"~decimal": "1.50"}}', "delivery_id": "d"}
+        assert told(admin_client.post(page_of(run, "signal"), answers))[-1:] == ["Sent the signal “order”."]
+        assert InboxMessage.objects.get().payload == {"id": "o1", "total": Decimal("1.50")}
+        answers |= {"payload": '{"id": "o1"}', "delivery_id": "e"}
+        assert "Order needs total" in str(Page(admin_client.post(page_of(run, "signal"), answers).content.decode()))
 
     def test_cancelling_gives_the_reason(self, admin_client):
         run = RunFactory(state="suspended")

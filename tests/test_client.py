@@ -2,8 +2,9 @@
 
 import inspect
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Annotated, Optional
 
 import pytest
 from django.db import IntegrityError, connection, transaction
@@ -42,7 +43,17 @@ async def greet(name, greeting="hello"): ...
 async def ship(order: Order) -> Order: ...
 
 
-@continuum.workflow(name="tests.client.review", signals={"verdict": str, "amended": Order, "score": float | None})
+@continuum.workflow(
+    name="tests.client.review",
+    signals={
+        "verdict": str,
+        "amended": Order,
+        "score": float | None,
+        "orders": list[Order],
+        "cents": Annotated[int, "more than none"],
+        "maybe": Optional[Order],  # noqa: UP045 - its name is Optional
+    },
+)
 async def review(order): ...
 
 
@@ -571,11 +582,13 @@ def test_a_delivery_to_a_continued_run_is_not_repeated_to_its_successor():
 @pytest.mark.parametrize(
     ("name", "payload", "complaint"),
     [
-        ("verdct", "approved", "declares amended, score, verdict"),
+        ("verdct", "approved", "declares amended, cents, maybe, orders, score, verdict"),
         ("verdict", 5, "declares it with str, not int"),
         ("verdict", None, "declares it with str, not NoneType"),
         ("score", True, "float | None, not bool"),
         ("amended", {"id": "o1", "cents": 1}, "declares it with Order, not dict"),
+        ("orders", [Order("o1", 5), "o2"], "declares it with list[Order], but payload[1] is str"),
+        ("maybe", 5, "declares it with Order | None, not int"),
     ],
 )
 def test_what_the_workflow_does_not_declare_is_refused(name, payload, complaint):
@@ -589,9 +602,11 @@ def test_what_the_workflow_does_not_declare_is_refused(name, payload, complaint)
 @pytest.mark.django_db
 def test_declared_signals_are_welcome_and_encoded_by_their_type():
     run = continuum.start(review, {})
-    for name, payload in (("verdict", "ok"), ("score", 1), ("score", None), ("amended", Order("o1", 5))):
+    order = Order("o1", 5)
+    for name, payload in (("verdict", "ok"), ("score", 1), ("score", None), ("amended", order), ("cents", 5)):
         assert continuum.signal(run, name, payload) is True
-    assert [message.payload for message in inbox(run)] == ["ok", 1, None, {"id": "o1", "cents": 5}]
+    assert continuum.signal(run, "orders", [order]) is True
+    assert [message.payload for message in inbox(run)] == ["ok", 1, None, asdict(order), 5, [asdict(order)]]
 
 
 @pytest.mark.django_db

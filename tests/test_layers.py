@@ -37,6 +37,7 @@ LAYERS = [
         "continuum.arguments",
         "continuum.audit",
         "continuum.client",
+        "continuum.declared",
         "continuum.describing",
         "continuum.health",
         "continuum.hint_sender",

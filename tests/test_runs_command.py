@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from io import StringIO
 from uuid import UUID
 
@@ -17,11 +18,15 @@ from continuum.models import InboxMessage, Run
 from continuum.redaction import HIDDEN
 from continuum.timeline import timeline
 from continuum.wording import duration
-from tests.app.workflows import echo, everything, fails
+from tests.app.workflows import Order, echo, everything, fails
 from tests.factories import HistoryEventFactory, RunFactory
 from tests.test_cluster import start_worker  # noqa: F401
 
 NOW = datetime.now(UTC)
+
+
+@continuum.workflow(name="tests.runs_command.sells", signals={"order": Order, "price": Decimal, "note": str})
+async def sells(): ...
 
 
 def run_command(*arguments):
@@ -223,8 +228,38 @@ class TestActing:
         assert InboxMessage.objects.count() == 1
 
     def test_a_payload_that_is_no_json_is_refused(self):
-        assert "is not JSON" in refused("signal", RunFactory().id, "go", "approved")
+        for text in ("approved", "NaN", "[-Infinity]"):
+            assert "is not JSON" in refused("signal", RunFactory().id, "go", text)
         assert not InboxMessage.objects.exists()
+
+    def test_a_payload_is_read_as_the_type_that_is_declared(self):
+        run = RunFactory(workflow=sells.name, state="suspended")
+        run_command("signal", run.id, "order", '{"id": "o1", "total": {"~decimal": "1.50"}}')
+        run_command("signal", run.id, "price", '{"~decimal": "1.50"}')
+        run_command("signal", run.id, "note", '"as it is"')
+        order, price, note = [message.payload for message in InboxMessage.objects.order_by("id")]
+        assert order == {"id": "o1", "total": Decimal("1.50")}
+        assert (price, note) == (Decimal("1.50"), "as it is")
+
+    @pytest.mark.parametrize(
+        ("name", "payload", "complaint"),
+        [
+            ("order", '{"id": "o1"}', "declares it with Order: value: Order needs total"),
+            ("order", '{"id": "o1", "total": 1, "cents": 5}', "value.cents: Order has no such field"),
+            ("order", "[1]", "declares it with Order, not list"),
+            ("price", '"1.50"', "declares it with Decimal, not str"),
+            ("note", '{"~decimal": "1.50"}', "declares it with str, not Decimal"),
+        ],
+    )
+    def test_a_payload_that_is_not_of_that_type_is_refused(self, name, payload, complaint):
+        run = RunFactory(workflow=sells.name, state="suspended")
+        assert complaint in refused("signal", run.id, name, payload)
+        assert not InboxMessage.objects.exists()
+
+    def test_where_no_type_is_declared_json_stays_as_it_is(self):
+        run = RunFactory(state="suspended")
+        run_command("signal", run.id, "go", '{"~decimal": "1.50"}')
+        assert InboxMessage.objects.get().payload == {"~decimal": "1.50"}
 
     def test_a_signal_to_a_run_that_has_ended_is_refused_in_a_sentence(self):
         assert "completed" in refused("signal", RunFactory(ended=True).id, "go")

@@ -237,6 +237,22 @@ class TestCancel:
                 continuum.result(run, timeout=10)
         assert types_of(run) == ["cancel_requested", "run_cancelled"]
 
+    def test_keeps_its_reason_whatever_is_in_it(self):
+        reason = "NUL \x00, half a pair \ud800, ünï"
+        runs = [
+            continuum.start(flows.listens),
+            continuum.start(flows.listens, start_at=datetime(2100, 1, 1, tzinfo=UTC)),
+        ]
+        with worker():
+            eventually(lambda: state_of(runs[0]) == "suspended")
+            for run in runs:
+                continuum.cancel(run, reason=reason)
+                with pytest.raises(RunCancelledError) as caught:
+                    continuum.result(run, timeout=10)
+                assert str(caught.value).endswith(f"was cancelled: {reason}")
+        [asked, _] = continuum.get_run(runs[0]).history()
+        assert asked.data == {"reason": reason}
+
     def test_ends_a_run_that_has_not_begun_without_running_its_code(self):
         run = continuum.start(flows.effects, "c", 3, start_at=datetime.now(UTC) + timedelta(hours=1))
         continuum.cancel(run)

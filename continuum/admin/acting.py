@@ -18,6 +18,7 @@ from django.contrib.admin.options import get_content_type_for_model
 from django.db import transaction
 
 import continuum
+from continuum.arguments import typed_payload
 from continuum.exceptions import ContinuumError
 from continuum.models import HistoryEvent, Run
 
@@ -152,7 +153,8 @@ def entries_of(run: Run) -> list[LogEntry]:
 
 
 def _signal(run: Run, answers: dict[str, Any], alias: str) -> tuple[str, Run]:
-    name, payload = answers["name"], answers["payload"]
+    name = answers["name"]
+    payload = typed_payload(run, name, answers["payload"])
     sent = continuum.signal(run, name, payload, delivery_id=answers["delivery_id"], using=alias)
     return (f"Sent the signal “{name}”." if sent else f"The signal “{name}” had been sent before."), run
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from continuum import values
 from continuum.core.commands import Command
 from continuum.core.execution import Execution
 from continuum.core.history import Event
@@ -29,7 +29,7 @@ class Message(NamedTuple):
     @property
     def reason(self) -> str:
         """Why, in a request to cancel."""
-        return str(json.loads(self.payload or "{}").get("reason") or "")
+        return str(values.decode(self.payload or "{}").get("reason") or "")
 
 
 class RowUpdate(NamedTuple):

@@ -13,6 +13,7 @@ from uuid import UUID
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 import continuum
+from continuum.arguments import typed_payload
 from continuum.describing import described, events, payloads
 from continuum.exceptions import ContinuumError
 from continuum.management.options import add_database, count, database, reachable
@@ -132,9 +133,8 @@ class Command(BaseCommand):
 
     def _signal(self, alias: str, options: dict[str, Any]) -> None:
         run = self._run(alias, options)
-        sent = continuum.signal(
-            run, options["name"], options["payload"], delivery_id=options["delivery_id"], using=alias
-        )
+        payload = typed_payload(run, options["name"], options["payload"])
+        sent = continuum.signal(run, options["name"], payload, delivery_id=options["delivery_id"], using=alias)
         told = f"run {run.id} was sent {options['name']!r}" if sent else f"run {run.id} has had this delivery before"
         self._done(options, told, {"id": str(run.id), "delivered": sent})
 
@@ -224,9 +224,13 @@ def _run_id(text: str) -> str:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error}); a text needs quotes: '\"…\"'") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number in it")
 
 
 def _attribute(text: str) -> tuple[list[str], Any]:
