@@ -26,6 +26,7 @@ import weakref
 import zoneinfo
 from contextlib import suppress
 from types import SimpleNamespace
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -121,6 +122,21 @@ WITH_DATABASE = {
     "a psycopg connection from before": lambda: WHERE.cursor.connection.execute("SELECT 1"),
     "transaction.atomic": lambda: transaction.atomic().__enter__(),
     "Model.objects.create": lambda: Group.objects.create(name="g"),
+}
+NOBODY = UUID(int=1)
+OF_CONTINUUM = {
+    "start": lambda: continuum.start(does, ""),
+    "get_or_start": lambda: continuum.get_or_start(does, "", idempotency_key="k"),
+    "start_many": lambda: continuum.start_many(does, [""]),
+    "get_run": lambda: continuum.get_run(NOBODY),
+    "signal": lambda: continuum.signal(NOBODY, "go"),
+    "cancel": lambda: continuum.cancel(NOBODY),
+    "result": lambda: continuum.result(NOBODY),
+    "retry": lambda: continuum.retry(NOBODY),
+    "fork": lambda: continuum.fork(NOBODY, before="0:1"),
+    "set_attributes": lambda: continuum.set_attributes(NOBODY, {}),
+    "query": lambda: continuum.query(),
+    "count": lambda: continuum.count(),
 }
 ASYNCHRONOUS = {
     "Model.objects.aget": lambda: Group.objects.aget(pk=1),
@@ -241,6 +257,15 @@ class TestRefusal:
     )
     def test_the_advice_fits(self, what, advice):
         assert advice in drive(does, what).error["message"]
+
+    @pytest.mark.django_db
+    @pytest.mark.parametrize("name", OF_CONTINUUM)
+    def test_of_what_application_code_calls_it_says_that_it_was_called(self, name, monkeypatch):
+        monkeypatch.setitem(SYNCHRONOUS, name, OF_CONTINUUM[name])
+        message = drive(does, name).error["message"]
+        assert f"{HERE}:{OF_CONTINUUM[name].__code__.co_firstlineno} in <lambda>" in message
+        assert f"in does, calls continuum.{name}(): " in message
+        assert "Call another workflow, or start_child(), instead of start()" in message
 
     def test_the_traceback_leads_to_the_line(self):
         text = drive(does, "open").error["traceback"]

@@ -129,7 +129,14 @@ IN_DJANGO: tuple[Rule, ...] = (
         title="continuum's calls for application code",
         does="writes to the database, or reads from it",
         advice="Call another workflow, or start_child(), instead of start(); do the rest in an activity.",
-        names=("continuum.client.*", "continuum.starting.*", "continuum.waiting.*", "continuum.search.*"),
+        names=(
+            "continuum.client.*",
+            "continuum.labelling.*",
+            "continuum.reopening.*",
+            "continuum.search.*",
+            "continuum.starting.*",
+            "continuum.waiting.*",
+        ),
         allowed=("continuum.client.NotInWorkflowError",),
     ),
     Rule(

@@ -54,6 +54,9 @@ _HARMLESS = (
     "zoneinfo",
 )
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+#: What application code calls, by the rule about it.
+APPLICATIONS = "D211"
+_FOR_APPLICATIONS = tuple(name.removesuffix(".*") for name in rule(APPLICATIONS).names)
 _ORM = Point("django.db", "connection", ORM, "uses the database")
 
 # An environment that nobody closed lets go when it is collected, which may happen on a thread that holds the lock.
@@ -180,6 +183,7 @@ def _judge(loop: Any, point: Point, args: tuple[Any, ...]) -> None:
     if collecting():
         return
     frames = _frames(sys._getframe(2))
+    point, args, frames = _asked_of_continuum(point, args, frames)
     trusted = (*_HARMLESS, *continuum_settings.TRUSTED_MODULES)
     if any(_belongs(frame.f_globals.get("__name__"), trusted) for frame in frames):
         return
@@ -199,6 +203,17 @@ def _frames(frame: FrameType | None) -> list[FrameType]:
         frames.append(frame)
         frame = frame.f_back
     return frames
+
+
+def _asked_of_continuum(
+    point: Point, args: tuple[Any, ...], frames: list[FrameType]
+) -> tuple[Point, tuple[Any, ...], list[FrameType]]:
+    """Of a call such as ``continuum.start()`` say that it is made, not what it does first, and where."""
+    for i in range(len(frames) - 1, -1, -1):
+        module, name = frames[i].f_globals.get("__name__"), frames[i].f_code.co_name
+        if _belongs(module, _FOR_APPLICATIONS):
+            return Point(module, name, APPLICATIONS, f"calls continuum.{name}()"), (), frames[i + 1 :]
+    return point, args, frames
 
 
 def _belongs(module: Any, packages: tuple[str, ...]) -> bool:

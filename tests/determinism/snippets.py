@@ -105,6 +105,9 @@ FOUND = {
         "from continuum import signal as tell\n---\ntell(1, 'a')",
         "from continuum import get_run\n---\nget_run(1)",
         "from continuum import aresult\n---\nawait aresult(1)",
+        "from continuum import retry\n---\nretry(1)",
+        "from continuum import afork\n---\nawait afork(1, before='0:1')",
+        "import continuum\n---\ncontinuum.set_attributes(1, {})",
     ],
     "D212": ["from django.template.loader import render_to_string\n---\nrender_to_string('a.html')"],
     "D301": [
