@@ -6,6 +6,7 @@ from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from inspect import iscoroutinefunction
 from typing import Any
 
 from continuum.core.durations import seconds
@@ -130,7 +131,8 @@ class Effect(Coroutine[Any, Any, Any]):
             TypeError: it is neither.
             RuntimeError: the effect has been awaited before.
         """
-        if not isinstance(undo, Bound) and not callable(undo):
+        # An activity can be called as well, but makes a call of its own. Found here, and not when it is needed.
+        if not isinstance(undo, Bound) and (not callable(undo) or hasattr(undo, "bind") or iscoroutinefunction(undo)):
             raise TypeError(f"undo must be made with .bind(...), or be a function that does so, not {undo!r}")
         if self.kind not in ("activity", "child"):
             raise TypeError(f"a {self.kind} has no effect to compensate for")

@@ -275,6 +275,30 @@ def test_an_undo_may_be_made_of_the_result():
     assert run(flow).result == "undone done 5"
 
 
+async def undoes(result):
+    return undo.bind(result)
+
+
+@pytest.mark.parametrize("wrong", [5, undo, undoing, undo.options(priority=3), undoes, None])
+def test_what_is_no_call_and_makes_none_is_refused_at_once(wrong):
+    @workflow
+    async def flow():
+        with pytest.raises(TypeError, match=r"undo must be made with .bind\(...\), or be a function that does so, not"):
+            do(5).compensated_by(wrong)
+
+    assert run(flow).result is None
+
+
+def test_bind_itself_makes_a_call_of_the_result():
+    @workflow
+    async def flow():
+        effect = do(5).compensated_by(undo.bind)
+        await effect
+        return await compensate(effect)
+
+    assert run(flow).result == "undone done 5"
+
+
 def test_children_can_be_undone_and_undo():
     @workflow
     async def flow():
