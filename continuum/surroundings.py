@@ -29,11 +29,11 @@ SHORTEST_TIMEOUT = 5_000
 SHORTEST_IDLE = 3_600_000
 # How many connections a pool holds if it is not told, says psycopg_pool.
 _POOL_SIZE = 4
-_NOT_MIGRATED = " Is it migrated? `manage.py migrate continuum` makes the tables."
+_NOT_MIGRATED = " Is it migrated? `manage.py migrate continuum --database {alias}` makes the tables."
 _REMEDIES = {
     "42P01": _NOT_MIGRATED,
     "42703": _NOT_MIGRATED,
-    "42501": " `manage.py check --database` says what the role lacks.",
+    "42501": " `manage.py check --database {alias}` says what the role lacks.",
 }
 _SEQUENCE = "continuum_lease_token_seq"
 _TIMEOUTS = {
@@ -122,7 +122,7 @@ def database_misfits(alias: str) -> list[Misfit]:
 def complaint(alias: str, error: DatabaseError) -> str:
     """Return what a database complains about as a sentence, with what to do where that is known."""
     said = " ".join(str(error).split())
-    hint = _REMEDIES.get(getattr(error.__cause__, "sqlstate", None), "")
+    hint = _REMEDIES.get(getattr(error.__cause__, "sqlstate", None), "").format(alias=alias)
     return f"The database {alias!r} cannot be used: {said}.{hint}"
 
 

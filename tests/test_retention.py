@@ -463,5 +463,5 @@ class TestCommand:
     def test_missing_tables_are_a_sentence(self):
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE continuum_runs RENAME TO elsewhere")
-        with pytest.raises(CommandError, match="Is it migrated"):
+        with pytest.raises(CommandError, match=r"Is it migrated\? `manage.py migrate continuum --database default`"):
             run_command()
