@@ -288,6 +288,60 @@ def test_a_dropped_connection_is_replaced_and_the_lease_kept():
     assert asyncio.run(scenario()) == []
 
 
+def test_a_connection_that_is_dead_without_a_word_does_not_cost_the_lease():
+    class Silent:
+        closed = False
+
+        async def execute(self, *arguments):
+            await asyncio.Event().wait()
+
+        async def close(self):
+            self.closed = True
+
+    async def scenario():
+        async with sessions() as connection:
+            lease = await node(connection, ttl=6.0)
+            silent, began = Silent(), time.monotonic()
+
+            async def open_one(left=[silent]):  # noqa: B006  (each connection is given out once)
+                return left.pop() if left else await connect("default", application_name="lease")
+
+            task, lost = renewing(lease, open_one)
+            # Longer than the lease would last by itself.
+            await eventually_async(lambda: lost or lease.valid_until_monotonic - began > 7.0, 30)
+            await eventually_async(lambda: silent.closed)
+            await end(task)
+            return lost, await state_of(connection, lease.worker_id)
+
+    assert asyncio.run(scenario()) == ([], "alive")
+
+
+def test_a_slow_answer_counts_although_another_connection_was_tried():
+    async def scenario():
+        async with sessions(2) as (connection, other):
+            lease = await node(connection, ttl=6.0)
+            opened = []
+
+            async def open_one():
+                if opened:
+                    raise psycopg.OperationalError("too many clients already")
+                opened.append(await connect("default", application_name="lease"))
+                return opened[-1]
+
+            async with other.transaction():
+                await other.execute("SELECT FROM continuum_workers FOR UPDATE")
+                before = lease.valid_until_monotonic
+                task, lost = renewing(lease, open_one)
+                await eventually_async(lambda: opened)
+                await blocked(connection, opened[0])
+                await asyncio.sleep(lease.ttl * leases.NEXT_ATTEMPT * 1.5)  # so that another is tried
+            await eventually_async(lambda: lost or lease.valid_until_monotonic > before)
+            await end(task)
+            return lost
+
+    assert asyncio.run(scenario()) == []
+
+
 def test_a_node_that_was_stopped_for_a_while_asks_before_it_gives_up():
     async def scenario():
         async with sessions(2) as (connection, own):

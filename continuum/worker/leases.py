@@ -41,6 +41,9 @@ RESTART_GRACE = 10.0
 # A lock that is gone must be gone twice, so far apart: time enough to reconnect after a dropped connection.
 LOCK_CONFIRMATION = 0.35
 RELEASE_BATCH = 500
+# A renewal that is not answered after this share of the lease is attempted over another connection as well: so often.
+NEXT_ATTEMPT = 1 / 6
+MOST_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,26 +170,19 @@ class Lease:
         failing = False
         try:
             while True:
-                attempt = asyncio.create_task(self._attempt(connect, connection))
                 patience = self.valid_until_monotonic - time.monotonic()
                 if not failing:
                     # It is not the server that fails: a node that was merely late (stopped, starved) gets a moment to
                     # ask whether it still is alive. As long as nobody has declared it dead, nobody has its runs.
                     patience = max(patience, min(1.0, self.ttl * self.margin / 2))
-                try:
-                    await asyncio.wait({attempt}, timeout=max(patience, 0.0))
-                except asyncio.CancelledError:
-                    _forget(attempt)
-                    raise
-                if not attempt.done():
-                    _forget(attempt)
-                    connection = None
+                asked, connection = connection, None
+                answered = await self._first_answer(connect, asked, patience)
+                if answered is None:
                     on_lost(self._too_late())
                     return
                 try:
-                    connection, result = attempt.result()
+                    connection, result = answered.result()
                 except (psycopg.Error, OSError) as error:
-                    connection = None
                     if not failing:
                         logger.warning("cannot renew the lease of this worker, trying again: %s", brief(error))
                     failing = True
@@ -211,11 +207,48 @@ class Lease:
             if connection is not None:
                 await connection.close()
 
+    async def _first_answer(
+        self,
+        connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
+        connection: psycopg.AsyncConnection[Any] | None,
+        patience: float,
+    ) -> asyncio.Task[_Renewal] | None:
+        """Attempt a renewal; return the attempt that has ended, or None if none has after ``patience`` seconds.
+
+        A connection may be dead without a word, which libpq notices too late for the lease. So after a while another is
+        tried beside it; what was merely slow counts all the same.
+        """
+        deadline = time.monotonic() + patience
+        attempts = [asyncio.create_task(self._attempt(connect, connection))]
+        try:
+            while True:
+                left = max(0.0, deadline - time.monotonic())
+                is_last = len(attempts) == MOST_ATTEMPTS
+                done, _ = await asyncio.wait(
+                    attempts,
+                    timeout=left if is_last else min(left, self.ttl * NEXT_ATTEMPT),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                # One that has failed says nothing about those that are still under way.
+                for attempt in sorted(done, key=_has_failed):
+                    if not _has_failed(attempt) or len(attempts) == 1:
+                        attempts.remove(attempt)
+                        return attempt
+                    attempts.remove(attempt)
+                if time.monotonic() >= deadline:
+                    return None
+                if not done:
+                    logger.warning("the renewal of this worker's lease is not answered: trying another connection")
+                    attempts.append(asyncio.create_task(self._attempt(connect, None)))
+        finally:
+            for attempt in attempts:
+                _forget(attempt)
+
     async def _attempt(
         self,
         connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
         connection: psycopg.AsyncConnection[Any] | None,
-    ) -> tuple[psycopg.AsyncConnection[Any], RenewResult]:
+    ) -> _Renewal:
         connection = connection or await connect()
         try:
             return connection, await self.renew(connection)
@@ -224,8 +257,8 @@ class Lease:
             raise
 
     def _extend(self, sent: float) -> None:
-        self._renewed = sent
-        self.valid_until_monotonic = sent + self.ttl * (1 - self.margin)
+        self._renewed = max(self._renewed, sent)
+        self.valid_until_monotonic = max(self.valid_until_monotonic, sent + self.ttl * (1 - self.margin))
 
     def _too_late(self) -> str:
         return f"the lease could not be renewed within {self.ttl * (1 - self.margin):g} seconds"
@@ -306,10 +339,17 @@ async def _release(connection: psycopg.AsyncConnection[Any], owners: list[int]) 
             return released
 
 
-def _forget(attempt: asyncio.Task[tuple[psycopg.AsyncConnection[Any], RenewResult]]) -> None:
+_Renewal = tuple[psycopg.AsyncConnection[Any], RenewResult]
+
+
+def _has_failed(attempt: asyncio.Task[_Renewal]) -> bool:
+    return attempt.cancelled() or attempt.exception() is not None
+
+
+def _forget(attempt: asyncio.Task[_Renewal]) -> None:
     """Let an attempt end on its own time: cancelling a query on a dead network takes seconds we do not have."""
 
-    def discard(done: asyncio.Task[tuple[psycopg.AsyncConnection[Any], RenewResult]]) -> None:
+    def discard(done: asyncio.Task[_Renewal]) -> None:
         if not done.cancelled() and done.exception() is None:
             done.get_loop().create_task(done.result()[0].close())
 
