@@ -185,6 +185,30 @@ def test_a_dropped_connection_is_replaced_with_the_lock_and_a_look_at_everything
     assert asyncio.run(scenario())
 
 
+def test_a_session_of_the_nodes_own_that_the_server_has_not_buried_is_ended():
+    """Its connection broke for the node alone: whenever the server noticed, the others would miss the lock."""
+
+    async def scenario():
+        async with await connect("default", application_name="test") as connection:
+            worker = await Lease(30.0).register(connection, name="node")
+            left = await connect("default", application_name=f"continuum listener {worker}")
+            stranger = await connect("default", application_name=f"continuum listener {worker + 1}")
+            for session, number in ((left, worker), (stranger, worker + 1)):
+                await rows(session, "SELECT pg_advisory_lock(%s::int, %s::int)", LOCK_CLASS, number)
+            async with running(Listener("default", worker, **Heard().callbacks())):
+
+                async def holds_it():
+                    return await locks(connection, worker) not in ([], [left.info.backend_pid])
+
+                await eventually_async(holds_it)
+                others = await locks(connection, worker + 1) == [stranger.info.backend_pid]
+            await left.close()
+            await stranger.close()
+            return others
+
+    assert asyncio.run(scenario())
+
+
 def test_hints_are_heard_while_another_session_still_holds_the_lock(monkeypatch):
     monkeypatch.setattr(wakes, "RETRY_LOCK", 0.05)
 

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from continuum.worker.arrays import text_array
-from continuum.worker.connections import Backoff, brief, connect, lends_sessions
+from continuum.worker.connections import Backoff, brief, connect, lends_sessions, session_name
 from continuum.worker.exchange import execute
 from continuum.worker.leases import LOCK_CLASS
 from continuum.worker.sql import load
@@ -35,7 +35,8 @@ MOST_PENDING_IDS = 20_000
 # How long the server has to bring a hint back to a session that listens.
 PROBE_TIMEOUT = 2.0
 RETRY_LISTENING = 30.0
-RETRY_LOCK = 1.0
+# Shorter than others take to be sure that a lock is gone: it may be gone at any moment with a session that broke.
+RETRY_LOCK = 0.1
 # A connection that lasted so long was a good one.
 STEADY = 1.0
 _PROBE = "continuum_probe_"
@@ -81,6 +82,7 @@ class Listener:
         self._on_reconnect = on_reconnect
         self._on_tasks = on_tasks
         self._channel = worker_channel(worker_id)
+        self._name = session_name("listener", worker_id)
         self._proven = False
         self._settled = asyncio.Event()
         self._heard_ready = False
@@ -122,7 +124,7 @@ class Listener:
 
     async def _session(self) -> str:
         """Listen over one connection until it breaks; returns a reason if it cannot hear anything at all."""
-        connection = await connect(self.alias, application_name=f"continuum listener {self.worker_id}", prepare=False)
+        connection = await connect(self.alias, application_name=self._name, prepare=False)
         try:
             # Behind a transaction pooler the lock would stay with a session of the pooler's: prove first, lock then.
             # On a connection known to be direct the lock comes first, before others miss it.
@@ -142,6 +144,9 @@ class Listener:
             self.listening = True
             self._settled.set()
             self._on_reconnect()
+            if not locked:
+                about = {"lock_class": LOCK_CLASS, "worker": self.worker_id, "name": self._name}
+                await connection.execute(load("worker_unlock"), about)
             while not (locked := locked or await self._lock(connection)):
                 self._drain(connection)
                 self._report()
