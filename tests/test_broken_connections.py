@@ -120,6 +120,31 @@ def test_what_was_not_committed_when_a_connection_broke_without_a_word_is_writte
     assert broken
 
 
+@pytest.mark.parametrize("error_code", ["25P04", "26000", "42P05", "0A000", "57014", "53100"])
+def test_what_says_nothing_about_a_statement_is_no_reason_to_give_it_up(error_code):
+    """A session that was open for too long, or lost its prepared statements; a full disk: no loop of a worker ends."""
+    opened = []
+
+    async def connect():
+        opened.append(await connections.connect("default", application_name="test"))
+        return opened[-1]
+
+    async def asks(connection):
+        if connection is opened[0]:
+            await connection.execute(f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{error_code}'; END $$")
+        return connection
+
+    async def scenario():
+        link = Link(connect, "a test")
+        try:
+            return await link.use(asks)
+        finally:
+            await link.close()
+
+    assert asyncio.run(scenario()) is opened[1]
+    assert opened[0].closed
+
+
 def test_a_connection_that_leads_to_a_standby_is_given_up_for_another():
     """So it is for a moment while a primary is replaced."""
     opened = []

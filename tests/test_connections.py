@@ -64,6 +64,13 @@ def test_a_peer_that_is_gone_is_noticed_unless_the_project_says_otherwise():
     assert connection_parameters("default")["keepalives"] == 1
 
 
+def test_a_database_that_is_read_only_is_not_worked_on(monkeypatch):
+    """A standby may lack the end of a history, which would be taken for all there is."""
+    options(monkeypatch, options="-c default_transaction_read_only=on")
+    with pytest.raises(psycopg.OperationalError, match="read-only"):
+        asyncio.run(connect("default", application_name="test"))
+
+
 def test_the_application_name_shows_in_the_server_even_if_the_project_names_one(monkeypatch):
     options(monkeypatch, application_name="the project")
     assert session("application_name") == "test"

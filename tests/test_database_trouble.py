@@ -83,6 +83,16 @@ def assert_nobody_was_declared_dead(crew):
     assert list(Worker.objects.values_list("state", flat=True)) == ["alive"] * len(crew)
 
 
+def everybody_else_is_led(setting):
+    """Have the sessions of all others end, and the next ones begin with another setting."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER DATABASE {connection.settings_dict['NAME']} {setting}")
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
 @pytest.fixture
 def own_server(start_postgres, request, monkeypatch):
     """A server of the test's own that keeps what it has acknowledged; the test's connection leads there."""
@@ -121,6 +131,29 @@ class TestRestart:
                 return cursor.fetchone() == (2,)
 
             eventually(held, PATIENCE)
+
+
+class TestFailover:
+    def test_runs_go_on_although_the_address_leads_to_a_standby_for_a_while(self, own_server, start_worker):  # noqa: F811
+        crew = [start_worker(*SETTINGS), start_worker(*SETTINGS)]
+        eventually(lambda: Worker.objects.filter(session_lock=True).count() == 2, PATIENCE)
+        runs = []
+        for _ in range(3):
+            seen = HistoryEvent.objects.count()
+            runs += start_load(8, first=len(runs))
+            eventually(lambda seen=seen: HistoryEvent.objects.count() > seen + 40, PATIENCE)
+            tried = [worker.output.count("trying again") for worker in crew]
+            everybody_else_is_led("SET default_transaction_read_only = on")
+            # Each has several connections, which all break; from the second attempt on a standby is what they find.
+            eventually(
+                lambda tried=tried: all(
+                    worker.output.count("trying again") > before + 8 for worker, before in zip(crew, tried, strict=True)
+                ),
+                PATIENCE,
+            )
+            everybody_else_is_led("RESET default_transaction_read_only")
+        check(runs)
+        assert_nobody_was_declared_dead(crew)
 
 
 class TestTerminatedConnections:

@@ -96,6 +96,18 @@ def writing(key, result="done"):
     return write
 
 
+def writes_all_the_same(key):
+    """An attempt in a session that may write, though others that are opened now may not."""
+
+    def write():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ WRITE")
+        flows.mark(key)
+        return "done"
+
+    return write
+
+
 def error_of(results):
     [result] = results
     assert not result.ok
@@ -494,6 +506,40 @@ class TestBrokenConnections:
         assert (result.ok, result.value_json) == (True, '"done"')
         assert result.message.id == owned.mail()[0].id
         assert marks() == ["a"]
+
+    def test_whether_a_commit_took_place_is_asked_until_there_is_an_answer(self, owned, monkeypatch, caplog):
+        """As long as a standby has not been promoted, the fence cannot be written, and its word counts for nothing."""
+        caplog.set_level("INFO", "continuum.worker")
+        with other() as watcher, self.broken_commit(monkeypatch, after=True):
+            database = watcher.info.dbname
+            watcher.execute(f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
+
+            async def then(running):
+                await eventually_async(lambda: "not known yet: cannot execute INSERT in a read-only" in caplog.text)
+                watcher.execute(f'ALTER DATABASE "{database}" RESET default_transaction_read_only')
+
+            attempt = owned.attempt(writes_all_the_same("a"))
+            try:
+                [result] = owned.make(attempt, while_running=then)
+            finally:
+                watcher.execute(f'ALTER DATABASE "{database}" RESET default_transaction_read_only')
+        assert (result.ok, result.value_json) == (True, '"done"')
+        assert marks() == ["a"]
+
+    @pytest.mark.parametrize("error", [psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege])
+    def test_a_fence_is_tried_until_it_is_written(self, owned, error):
+        real, failed = owned.transactions._connect, []
+
+        async def connect():
+            if len(failed) < 2:
+                failed.append(1)
+                raise error("not now")
+            return await real()
+
+        owned.transactions._connect = connect
+        attempt = owned.attempt(writing("a"))
+        assert asyncio.run(owned.transactions.fence(attempt)) is None
+        assert records_of(owned.run) == [("0:1", 2, None)]
 
     def test_a_commit_that_did_not_take_place_is_a_failure_that_may_be_retried(self, owned, monkeypatch):
         with self.broken_commit(monkeypatch, after=False) as broken:

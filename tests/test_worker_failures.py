@@ -177,7 +177,7 @@ class Cut:
 
 
 class TestJournal:
-    @pytest.mark.parametrize("error_code", ["57014", "55P03", "58030"])
+    @pytest.mark.parametrize("error_code", ["57014", "55P03", "58030", "25006"])
     def test_no_run_fails_for_an_error_that_is_not_its_own(self, error_code):
         run = continuum.start(flows.five_steps, 1)
         with events_refused("true", error_code):

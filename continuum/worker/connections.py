@@ -28,6 +28,7 @@ __all__ = [
     "session_name",
     "session_settings",
     "transaction",
+    "will_pass",
 ]
 
 logger = logging.getLogger("continuum.worker")
@@ -46,8 +47,10 @@ _NOT_LIBPQ = (
 )
 
 # A peer that is gone without a word (a host that lost power, a firewall that forgot the connection) is noticed within
-# half a minute. What the project says in OPTIONS goes first.
+# half a minute. And a standby is none to ask: what it has applied so far may be less than what the workers know, and a
+# history that lacks its end would be taken for all there is. What the project says in OPTIONS goes first.
 _DEFAULTS = {
+    "target_session_attrs": "read-write",
     "connect_timeout": 10,
     "keepalives": 1,
     "keepalives_idle": 15,
@@ -251,6 +254,19 @@ async def transaction(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator
         yield
     if connection.closed:
         raise psycopg.OperationalError("the connection broke before the transaction was committed")
+
+
+# Errors that say nothing about what was asked: 08 connection exception, 53 insufficient resources, 57 a statement or
+# session that somebody, or a time limit, has ended, 58 trouble with the disk; a read-only standby, transactions that
+# were open for too long, a prepared statement that is gone, there twice or out of date.
+_PASSING_CLASSES = ("08", "53", "57", "58")
+_PASSING = ("25006", "25P03", "25P04", "26000", "42P05", "0A000")
+
+
+def will_pass(error: BaseException) -> bool:
+    """Tell whether an error of PostgreSQL comes from how the server, or the session, was at that moment."""
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    return sqlstate[:2] in _PASSING_CLASSES or sqlstate in _PASSING
 
 
 def brief(error: BaseException) -> str:

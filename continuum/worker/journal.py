@@ -16,7 +16,7 @@ from uuid import UUID
 
 import psycopg
 
-from continuum.worker.connections import Backoff
+from continuum.worker.connections import Backoff, will_pass
 from continuum.worker.held_back import CAREFUL_FOR, HeldBack, tell
 from continuum.worker.live import Entry, LiveRun
 from continuum.worker.outbox import Sent
@@ -190,7 +190,7 @@ class Journal:
                 if isinstance(error, psycopg.errors.LockNotAvailable):
                     self._hold_back(batch)
                     return
-                if not _will_pass(error):
+                if not will_pass(error):  # no run may fail for what says nothing about its record
                     logger.error("run %s: PostgreSQL refused its record: %s", batch[0].live.id, _line(error))
                     self._end_wait(batch[0])
                     self._on_refused(batch[0].live, batch[0], error)
@@ -341,18 +341,11 @@ def _is_connection_trouble(error: BaseException, connection: psycopg.AsyncConnec
     """Tell a broken connection or a server that is not ready from a statement the server refused."""
     if connection is None or connection.closed or isinstance(error, OSError):
         return True
-    if isinstance(error, psycopg.InternalError):
-        return False  # but for a transaction that was open for too long, which has ended its connection
     sqlstate = getattr(error, "sqlstate", None)
+    if sqlstate is None:
+        return not isinstance(error, psycopg.InternalError)
     # 08 connection exception, 53 insufficient resources, 57P administrator's shutdown, 25006 read-only standby
-    return sqlstate is None or sqlstate[:2] in ("08", "53") or sqlstate[:3] == "57P" or sqlstate == "25006"
-
-
-def _will_pass(error: BaseException) -> bool:
-    """Tell an error that says nothing about the record from one that does: no run may fail for the former."""
-    sqlstate = getattr(error, "sqlstate", None) or ""
-    # A statement cancelled or timed out, a prepared statement that is gone or out of date; 58: trouble with the disk.
-    return sqlstate in ("57014", "26000", "42P05", "0A000") or sqlstate[:2] == "58"
+    return sqlstate[:2] in ("08", "53") or sqlstate[:3] == "57P" or sqlstate == "25006"
 
 
 def _line(error: BaseException) -> str:

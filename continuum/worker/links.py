@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from continuum.worker.connections import Backoff, brief
+from continuum.worker.connections import Backoff, brief, will_pass
 
 __all__ = ["Link"]
 
@@ -17,13 +17,7 @@ logger = logging.getLogger("continuum.worker")
 
 T = TypeVar("T")
 
-# The last: what a connection led to was the primary, or will be; another one may lead there.
-_TROUBLE = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    psycopg.errors.ReadOnlySqlTransaction,
-    psycopg.errors.IdleInTransactionSessionTimeout,
-)
+_TROUBLE = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
 
 
 class Link:
@@ -59,7 +53,9 @@ class Link:
                     return await fn(self._connection)
                 except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
                     logger.info("%s: tried again: %s", self._purpose, brief(error))
-                except (*_TROUBLE, OSError) as error:
+                except (psycopg.Error, OSError) as error:
+                    if not (isinstance(error, _TROUBLE) or will_pass(error)):
+                        raise
                     logger.warning("the connection for %s failed, trying again: %s", self._purpose, brief(error))
                     await self.close()
                     self._on_broken()

@@ -22,7 +22,7 @@ from contextvars import Context
 from typing import Any
 
 import psycopg
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import Error, connections, transaction
 
 from continuum.exceptions import ActivityCancelledError, NonRetryableError
 from continuum.worker.attempt import Attempt, AttemptResult
@@ -199,9 +199,10 @@ class Transactions:
                 with connection.cursor() as cursor:
                     cursor.execute(load("transactional_fence"), self._identity(attempt))
                     return cursor.fetchone()[0]
-            except (OperationalError, InterfaceError) as error:
+            except Error as error:
                 # Whether it took effect is not known before the database answers; nor could its failure be recorded.
-                logger.info("the connection of a transactional activity broke: %s", brief(error))
+                # Whatever keeps it from answering: a standby that is still read-only, say.
+                logger.info("what became of a transactional activity is not known yet: %s", brief(error))
                 connection.close()
                 if attempt.given_up:
                     return None  # whoever gave it up sees to the fence
@@ -220,7 +221,7 @@ class Transactions:
                         cursor = await connection.execute(load("transactional_fence"), self._identity(attempt))
                         row = await cursor.fetchone()
                         return None if row is None else row[0]
-                except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                except (psycopg.Error, OSError) as error:
                     logger.warning("a fence could not be written yet: %s", brief(error))
                 await asyncio.sleep(backoff.next())
 
