@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import selectors
 import threading
 import time
 from typing import Any
@@ -43,6 +44,8 @@ MOST_POSTED_BYTES = 4096
 RETRY_SECONDS = 0.005
 # And for one that nobody waits for.
 ANSWER_SECONDS = 1.0
+# A proxy may keep a connection that leads nowhere any more: after so long without an answer another one is tried.
+ANSWERED_SECONDS = 10.0
 FLUSH_SECONDS = 0.001
 _LOST = (psycopg.OperationalError, psycopg.InterfaceError)
 # With more ids than this waiting for one channel, "look at all" says it shorter.
@@ -117,6 +120,7 @@ class Sender:
         self._closed = False
         self._looks_at = math.inf  # when the thread looks what there is to do
         self._used_at = -math.inf
+        self._posted_at = -math.inf
         self._due = -math.inf  # when the next round may go out
         self._pace = Pace()
         self._failing = False
@@ -216,6 +220,7 @@ class Sender:
             self._disconnect()  # idle for too long, or the server was restarted: the thread makes a new one
             return
         self._unanswered, self._pending = self._pending, {}
+        self._posted_at = now
         self._went_out(now)
 
     def _went_out(self, now: float) -> None:
@@ -225,9 +230,12 @@ class Sender:
         """Take the answer to what was posted; return whether none is missing."""
         if self._unanswered and self._connection is not None:
             try:
-                if not _answered(self._connection):
+                if _answered(self._connection):
+                    self._unanswered = {}
+                elif time.monotonic() - self._posted_at < ANSWERED_SECONDS:
                     return False
-                self._unanswered = {}
+                else:
+                    self._disconnect()
             except psycopg.Error as error:
                 self._disconnect()  # with the connection lost, the thread will send it again over another
                 if not isinstance(error, _LOST):
@@ -322,7 +330,6 @@ class Sender:
         except BaseException:
             connection.close()
             raise
-        connection.pgconn.nonblocking = 1
         return connection
 
 
@@ -345,8 +352,21 @@ def _command(pending: Channels) -> bytes:
 
 
 def _execute(connection: psycopg.Connection[Any], command: bytes) -> None:
-    """Send a command and wait for the answer."""
-    _check(connection, connection.pgconn.exec_(command))
+    """Send a command and wait for the answer, though not for ever."""
+    connection.pgconn.nonblocking = 1
+    _post(connection, command)
+    deadline = time.monotonic() + ANSWERED_SECONDS
+    results: list[Any] = []
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.fileno(), selectors.EVENT_READ | selectors.EVENT_WRITE)
+        while not _answered(connection, results):
+            if (left := deadline - time.monotonic()) <= 0:
+                raise psycopg.OperationalError("the server does not answer")
+            if not connection.pgconn.flush():
+                selector.modify(connection.fileno(), selectors.EVENT_READ)
+            selector.select(left)
+    for result in results:
+        _check(connection, result)
 
 
 def _post(connection: psycopg.Connection[Any], command: bytes) -> None:
@@ -357,8 +377,8 @@ def _post(connection: psycopg.Connection[Any], command: bytes) -> None:
     pgconn.flush()
 
 
-def _answered(connection: psycopg.Connection[Any]) -> bool:
-    """Return whether all of the answer to what was posted has arrived, and take it."""
+def _answered(connection: psycopg.Connection[Any], results: list[Any] | None = None) -> bool:
+    """Return whether all of the answer to what was posted has arrived, and take it: into a list, or check it."""
     pgconn = connection.pgconn
     pgconn.flush()
     pgconn.consume_input()
@@ -366,7 +386,10 @@ def _answered(connection: psycopg.Connection[Any]) -> bool:
         result = pgconn.get_result()
         if result is None:
             return True
-        _check(connection, result)
+        if results is not None:
+            results.append(result)
+        else:
+            _check(connection, result)
     return False
 
 

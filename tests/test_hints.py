@@ -359,6 +359,27 @@ def test_what_was_not_answered_before_the_connection_broke_is_sent_again(ears, s
     assert set(heard_ids(heard_by_now(ears))) == {uuid.UUID(int=7).hex, run_id.hex}
 
 
+@pytest.mark.parametrize("posted", [True, False], ids=["posted", "sent by the thread"])
+def test_a_connection_over_which_no_answer_comes_is_given_up_for_another(ears, connected, monkeypatch, posted):
+    """What stands in between may have lost the way to the server, and keep the connection."""
+    run_id, real, sent = uuid.uuid4(), hint_sender._command, []
+
+    def command(pending):
+        sent.append(pending)
+        return real(pending) if len(sent) > 1 else b"SELECT pg_sleep(600)"
+
+    monkeypatch.setattr(hint_sender, "_command", command)
+    monkeypatch.setattr(hint_sender, "ANSWERED_SECONDS", 0.5)
+    if not posted:
+        monkeypatch.setattr(hint_sender, "MOST_POSTED_BYTES", 0)
+    hints.send_run("default", run_id, 41)
+    assert hints.flush(25)
+    assert len(sent) > 1
+    assert set(heard_ids(heard_by_now(ears))) == {run_id.hex}
+    hints.close_all()
+    terminate(hint_sessions())  # the server sleeps on
+
+
 def test_what_the_server_refuses_afterwards_is_reported_and_not_tried_again(connected, monkeypatch, caplog):
     made = []
 
