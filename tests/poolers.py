@@ -115,7 +115,8 @@ def _account_of(host: str, port: str) -> pwd.struct_passwd:
 class LossyWire:
     """A proxy on a socket of its own that now and then breaks a connection right when a commit's answer is to pass.
 
-    What such an answer says has happened: the server has committed, and the client never learns it.
+    What such an answer says has happened: the server has committed, and the client never learns it. Told to, it keeps
+    connections and passes nothing on any more.
 
     Args:
         database: the entry of ``DATABASES`` that it leads to.
@@ -142,6 +143,7 @@ class LossyWire:
         self._listening.listen(200)
         self._loop = asyncio.new_event_loop()
         self._connections: set[asyncio.Task[None]] = set()
+        self._passing: dict[asyncio.Event, str] = {}
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
         self._thread.start()
 
@@ -150,6 +152,17 @@ class LossyWire:
         self._thread.join(10)
         self._loop.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def stall(self, purposes: set[str]) -> set[str]:
+        """Have the connections that there are for these purposes pass nothing on; returns which purposes had some."""
+
+        async def stall() -> set[str]:
+            found = {stalled: purpose for stalled, purpose in self._passing.items() if purpose in purposes}
+            for stalled in found:
+                stalled.set()
+            return set(found.values())
+
+        return asyncio.run_coroutine_threadsafe(stall(), self._loop).result(30)
 
     async def _serve(self) -> None:
         self._done = asyncio.Event()
@@ -166,6 +179,7 @@ class LossyWire:
         self._connections.add(task)
         host, port = self._address
         writers = [writer]
+        stalled = asyncio.Event()
         try:
             if host.startswith("/"):
                 from_server, to_server = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}", limit=2**24)
@@ -173,9 +187,10 @@ class LossyWire:
                 from_server, to_server = await asyncio.open_connection(host, int(port), limit=2**24)
             writers.append(to_server)
             purpose = await _startup(reader, writer, to_server)
+            self._passing[stalled] = purpose
             async with asyncio.TaskGroup() as directions:
-                directions.create_task(_copy(reader, to_server))
-                directions.create_task(self._answers(from_server, writer, purpose))
+                directions.create_task(_copy(reader, to_server, stalled))
+                directions.create_task(self._answers(from_server, writer, purpose, stalled))
         except* (OSError, EOFError, _BrokenError):
             pass
         except* asyncio.CancelledError:
@@ -184,14 +199,19 @@ class LossyWire:
             for each in writers:
                 each.close()
             self._connections.discard(task)
+            self._passing.pop(stalled, None)
 
-    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, purpose: str) -> None:
+    async def _answers(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, purpose: str, stalled: asyncio.Event
+    ) -> None:
         held = bytearray()
         answers = 0
         while True:
             head = await reader.readexactly(5)
             kind, size = chr(head[0]), struct.unpack(">I", head[1:])[0]
             body = await reader.readexactly(size - 4)
+            if stalled.is_set():
+                continue
             held += head + body
             if kind == "Z":
                 # "I": no transaction is open, so whatever there was to commit is committed.
@@ -235,8 +255,10 @@ async def _startup(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, t
         return name[1] if name[:1] == ["continuum"] and len(name) > 1 else "django"
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stalled: asyncio.Event) -> None:
     while data := await reader.read(65536):
+        if stalled.is_set():
+            continue
         writer.write(data)
         await writer.drain()
     raise EOFError

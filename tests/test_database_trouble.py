@@ -198,3 +198,28 @@ class TestLostAcknowledgements:
             for worker in crew:
                 worker.close()
             wire.close()
+
+
+class TestStalledConnections:
+    def test_runs_go_on_when_nothing_comes_any_more_over_connections_that_stay(
+        self,
+        start_worker,  # noqa: F811
+        subprocess_environment,
+    ):
+        wire = LossyWire(connections["default"].settings_dict, every=1, purposes=set(), seed=1)
+        try:
+            subprocess_environment["DATABASE_URL"] = wire.url
+            crew = [start_worker(*SETTINGS)]
+            runs = start_load(3)
+            check(runs)
+            # All but Django's own in the threads, of which nobody but the project can say how long they may take.
+            stalled = wire.stall((PURPOSES | {"lease", "maintenance", "hints"}) - {"django"})
+            assert {"journal", "claims", "lease", "tasks"} <= stalled
+            runs += start_load(3, first=len(runs))
+            check(runs)
+            assert "no answer arrives" in crew[0].output
+            assert_nobody_was_declared_dead(crew)
+        finally:
+            for worker in crew:
+                worker.close()
+            wire.close()

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
 from django.db import connections
+
+from continuum.worker.stalls import Connection, ending_after, hang_up
 
 __all__ = [
     "Backoff",
@@ -60,6 +63,8 @@ _DEFAULTS = {
 }
 
 _IDLE_IN_TRANSACTION_TIMEOUT = "60s"
+# How long the first answer over a new connection may take, in seconds.
+OPENING_TIMEOUT = 10.0
 
 # How often two connections are compared: a busy pooler may give them different sessions, now and then the same ones.
 _LOOKS = 10
@@ -134,12 +139,14 @@ async def connect(
     """
     # Building the parameters may ask a token service; it is rare enough to be worth a thread.
     plan = await asyncio.to_thread(_Plan, alias, prepare, session)
-    connection = await psycopg.AsyncConnection.connect(
+    connection = await Connection.connect(
         **plan.parameters, application_name=application_name, autocommit=True, prepare_threshold=plan.threshold
     )
     try:
-        cursor = await connection.execute(*plan.opening(connection), prepare=False)
-        plan.opened(connection, await cursor.fetchone())
+        connection.watch(application_name)
+        with ending_after(OPENING_TIMEOUT, connection):
+            cursor = await connection.execute(*plan.opening(connection), prepare=False)
+            connection.is_own = plan.opened(connection, await cursor.fetchone())
     except BaseException:
         await connection.close()
         raise
@@ -154,11 +161,17 @@ def connect_sync(
     connection = psycopg.connect(
         **plan.parameters, application_name=application_name, autocommit=True, prepare_threshold=plan.threshold
     )
+    # Whoever waits in a thread cannot be interrupted in another way.
+    timer = threading.Timer(OPENING_TIMEOUT, hang_up, [connection])
+    timer.daemon = True
+    timer.start()
     try:
         plan.opened(connection, connection.execute(*plan.opening(connection), prepare=False).fetchone())
     except BaseException:
         connection.close()
         raise
+    finally:
+        timer.cancel()
     return connection
 
 
@@ -195,10 +208,10 @@ class _Plan:
 
     def opened(
         self, connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any], row: tuple[Any, ...] | None
-    ) -> None:
-        """Take notice of the answer."""
+    ) -> bool:
+        """Take notice of the answer; returns whether the session is the connection's own."""
         if row is None or row[0] or self._pooled:
-            return
+            return bool(row and row[0])
         if not self._insists:
             connection.prepare_threshold = None
         # Not said before there is a log to say it in.
@@ -209,6 +222,7 @@ class _Plan:
                 "say so with DISABLE_SERVER_SIDE_CURSORS",
                 self.alias,
             )
+        return False
 
 
 async def lends_sessions(connection: psycopg.AsyncConnection[Any], other: psycopg.AsyncConnection[Any]) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
+from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -64,7 +65,7 @@ async def execute(
         UnicodeEncodeError: a text has no encoding.
     """
     statement = await _ready(connection, text, parameters)
-    results = await _exchange(connection.pgconn, _executed(connection.pgconn, statement))
+    results = await _exchange(connection, _executed(connection.pgconn, statement))
     return _rows(connection, _checked(results), make)
 
 
@@ -122,7 +123,7 @@ async def execute_and_tell(
     statement = await _ready(connection, text, parameters)
     telling = await _ready(connection, hint, about)
     steps = flights.followed(pgconn, partial(statement.send, pgconn), partial(telling.send, pgconn))
-    results, told = await _exchange(pgconn, steps)
+    results, told = await _exchange(connection, steps)
     rows = _rows(connection, _checked(results))
     return rows, bool(told) and told[-1].status == ExecStatus.TUPLES_OK and told[-1].ntuples > 0
 
@@ -169,7 +170,7 @@ class Transaction:
             return await execute(self._connection, text, parameters)
         statement = await _ready(self._connection, text, parameters)
         self._open = True
-        results = await _exchange(self._pgconn, _begun(self._pgconn, statement))
+        results = await _exchange(self._connection, _begun(self._pgconn, statement))
         return _rows(self._connection, _checked(results))
 
     async def copy(self, text: str, data: bytes, *, last: bool = False) -> None:
@@ -186,7 +187,7 @@ class Transaction:
         assert self._open, "it begins with a statement"
         # A string of two statements: the server goes on to the second when it has all the rows of the first.
         query = f"{text};COMMIT" if last else text
-        result = _checked(await _exchange(self._pgconn, _copied(self._pgconn, query.encode(), data)))
+        result = _checked(await _exchange(self._connection, _copied(self._pgconn, query.encode(), data)))
         if last:
             self._ended(b"COMMIT", result)
 
@@ -196,7 +197,7 @@ class Transaction:
 
     async def _end(self, command: bytes) -> None:
         self._pgconn.send_query(command)
-        self._ended(command, _checked(await _exchange(self._pgconn, generators.execute(self._pgconn))))
+        self._ended(command, _checked(await _exchange(self._connection, generators.execute(self._pgconn))))
 
     def _ended(self, command: bytes, result: PGresult) -> None:
         self._open = False
@@ -235,7 +236,7 @@ async def _ready(connection: Connection, text: str, parameters: Parameters) -> _
     if name is None:
         name = f"continuum_{len(known)}".encode()
         pgconn.send_prepare(name, query)
-        _checked(await _exchange(pgconn, generators.execute(pgconn)))
+        _checked(await _exchange(connection, generators.execute(pgconn)))
         known[text] = name
     return _Statement(name, query, values)
 
@@ -308,29 +309,32 @@ def _copied(pgconn: PGconn, query: bytes, data: bytes) -> Steps[Answers]:
     return (yield from generators.execute(pgconn))
 
 
-async def _exchange(pgconn: PGconn, steps: Steps[T]) -> T:
+async def _exchange(connection: Connection, steps: Steps[T]) -> T:
     """Go through an exchange; returns what the server has answered, be it errors.
 
     Raises:
         psycopg.OperationalError: the connection broke.
     """
     try:
-        return await _Course(pgconn.socket, steps).end()
+        return await _Course(connection, steps).end()
     except BaseException:
-        pgconn.finish()
+        connection.pgconn.finish()
         raise
+    finally:
+        connection.asked = None  # type: ignore[attr-defined]
 
 
 class _Course(Generic[T]):
     """An exchange on its way.
 
     Args:
-        socket: of the connection.
+        connection: where; it is told when something has come or gone.
         steps: what sends and receives.
     """
 
-    def __init__(self, socket: int, steps: Steps[T]) -> None:
-        self._socket = socket
+    def __init__(self, connection: Connection, steps: Steps[T]) -> None:
+        self._connection = connection
+        self._socket = connection.pgconn.socket
         self._steps = steps
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[T] = self._loop.create_future()
@@ -348,6 +352,7 @@ class _Course(Generic[T]):
     def _step(self, ready: Ready | None) -> None:
         if self._end.done():  # cancelled
             return
+        self._connection.asked = monotonic()  # type: ignore[attr-defined]
         try:
             self._await(self._steps.send(ready))
         except StopIteration as end:

@@ -16,7 +16,7 @@ from continuum import telemetry
 from continuum.conf import settings as continuum_settings
 from continuum.core.definitions import registry
 from continuum.models import Worker
-from continuum.worker import adoption, paranoia, telling
+from continuum.worker import adoption, paranoia, stalls, telling
 from continuum.worker.activities import ActivityExecutor
 from continuum.worker.ahead import Ahead, try_claims, try_journal
 from continuum.worker.clock import Clock
@@ -58,6 +58,8 @@ __all__ = ["Session"]
 
 logger = logging.getLogger("continuum.worker")
 
+# The moment the executor needs beyond its own deadline to end cancelled tasks and tidy connections, in seconds.
+TIDYING = 2.0
 # How long giving everything back may take once the activities have ended, in seconds.
 LEAVE_TIMEOUT = 5.0
 # How much of that may be spent waiting for runs whose rows somebody else has locked.
@@ -98,6 +100,7 @@ class Session:
             "listener": self.listener.run(),
             "summaries": self.engine.summaries.run(),
             "maintenance": self.maintenance.run(),
+            "stalls": stalls.Stalls(partial(self._connect, "stalls")).run(),
             "heartbeats": self.heartbeats.run(),
             "keys": self.keys.run(),
             "saturation": self.saturation.run(),
@@ -122,11 +125,11 @@ class Session:
         finally:
             if self.node.session is self:
                 self.node.session, self.node.without_lease_since = None, time.monotonic()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self.claims_ahead.close()
-            await self.journal_ahead.close()
+            # A worker that is cut off comes back, or ends, although nobody answers over what it had.
+            await stalls.end(tasks)
+            with stalls.ending_after(stalls.LAST_WORDS):
+                await self.claims_ahead.close()
+                await self.journal_ahead.close()
             await self.intake.close()
             await self.attempt_link.close()
             await self.tasks.close()
@@ -136,14 +139,15 @@ class Session:
         connection = await self._connect("start")
         try:
             # Before the lease, which runs from when it is registered: reading what the versions say takes a while.
-            await register_versions(connection, self.workflows)
-            self.worker_id = await self.lease.register(
-                connection,
-                name=self.node.name,
-                queues=self.options.queues or (),
-                info={"concurrency": self.options.concurrency, "threads": self.options.threads},
-                workflows=as_loaded(self.workflows),
-            )
+            with stalls.ending_after(continuum_settings.LEASE_TTL):
+                await register_versions(connection, self.workflows)
+                self.worker_id = await self.lease.register(
+                    connection,
+                    name=self.node.name,
+                    queues=self.options.queues or (),
+                    info={"concurrency": self.options.concurrency, "threads": self.options.threads},
+                    workflows=as_loaded(self.workflows),
+                )
         finally:
             await connection.close()
 
@@ -278,7 +282,8 @@ class Session:
         Drain(self.engine, self.executor, self.tasks).begin()
         ending, lost = asyncio.create_task(self._let_end()), asyncio.create_task(self.lost.wait())
         try:
-            await asyncio.wait({ending, lost}, return_when=asyncio.FIRST_COMPLETED)
+            with stalls.ending_after(self.options.drain_timeout + TIDYING + stalls.LAST_WORDS):
+                await asyncio.wait({ending, lost}, return_when=asyncio.FIRST_COMPLETED)
             if not ending.done():
                 return None
             left = ending.result()
@@ -286,19 +291,20 @@ class Session:
             ending.cancel()
             lost.cancel()
         try:
-            async with asyncio.timeout(LEAVE_TIMEOUT):
-                # The results of activities that have just ended are still on their way.
-                given_back = await self.tasks.leave()
-                await self.engine.quiesce()
-                await self.heartbeats.flush()
-                self.engine.release_all()
-                await self.journal.flush()
-                locked = await self.journal.give_up_held_back(HELD_BACK_TIMEOUT)
-                await self.intake.use(self.lease.leave)
-                self.hints.notify(READY_CHANNEL)
-                if given_back:
-                    self.hints.notify(TASKS_CHANNEL)
-                await self.hints.flush(1.0)
+            with stalls.ending_after(LEAVE_TIMEOUT + stalls.LAST_WORDS):
+                async with asyncio.timeout(LEAVE_TIMEOUT):
+                    # The results of activities that have just ended are still on their way.
+                    given_back = await self.tasks.leave()
+                    await self.engine.quiesce()
+                    await self.heartbeats.flush()
+                    self.engine.release_all()
+                    await self.journal.flush()
+                    locked = await self.journal.give_up_held_back(HELD_BACK_TIMEOUT)
+                    await self.intake.use(self.lease.leave)
+                    self.hints.notify(READY_CHANNEL)
+                    if given_back:
+                        self.hints.notify(TASKS_CHANNEL)
+                    await self.hints.flush(1.0)
         except TimeoutError:
             logger.warning("the runs could not be given back in time; others take them when the lease ends")
             return 1
@@ -321,8 +327,7 @@ class Session:
         """Let the activities that are under way end; returns how many did not in time."""
         patience = self.options.drain_timeout
         try:
-            # The executor needs a moment beyond its own deadline to end cancelled tasks and tidy connections.
-            async with asyncio.timeout(patience + 2):
+            async with asyncio.timeout(patience + TIDYING):
                 left, *_ = await asyncio.gather(
                     self.executor.close(patience), self.intake.use(self.lease.mark_draining), self.tasks.hand_back()
                 )
