@@ -94,7 +94,7 @@ class Cluster:
         said = member.log.read_text(errors="replace") if member.log.exists() else ""
         if not re.search(r" (INFO|WARNING|ERROR) ", said):
             # It has not served yet: it need not wait for a database, nor give anything back.
-            in_vain = member.status == 1 and "Cannot reach" in said
+            in_vain = member.status == 1 and ("Cannot reach" in said or "continuum.E011" in said)
             return in_vain or (bool(member.told) and member.status == -signal.SIGTERM)
         return bool(member.told) and member.status in (0, 1)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
 
 import continuum
 from continuum.models import Run
@@ -25,6 +25,8 @@ from tests.chaos.workflows import KINDS
 
 __all__ = ["Client", "Story"]
 
+# The server is away, has cancelled a statement, or is a standby for now.
+TROUBLE = (OperationalError, InterfaceError, InternalError)
 # Kinds of runs, and how often each is started.
 SHARES = {
     "steps": 6,
@@ -172,7 +174,7 @@ class Client(threading.Thread):
         if number is not None and self._chance.random() < 0.4:
             try:
                 continuum.signal(story.run_id, name, number)
-            except (OperationalError, InterfaceError):
+            except TROUBLE:
                 self._reconnect()
                 story.doubtful.add(number)
                 return
@@ -192,7 +194,7 @@ class Client(threading.Thread):
         while True:
             try:
                 return call()
-            except (OperationalError, InterfaceError):
+            except TROUBLE:
                 if time.monotonic() > until:
                     raise
                 self._reconnect()

@@ -28,6 +28,8 @@ WEIGHTS = {
     "kill all": 1,
     "restart": 1,
     "crash": 1,
+    "cancel": 3,
+    "standby": 1,
     "lock": 4,
     "rest": 2,
 }
@@ -97,6 +99,7 @@ class Storm:
         self._cluster, self._server, self._size, self._say = cluster, server, size, say
         self._resumptions: list[tuple[float, int]] = []
         self._strangers: list[tuple[float, psycopg.Connection]] = []
+        self._promoted_at: float | None = None
         self.did: Counter[str] = cluster.did
 
     def rage(self, plan: Iterator[Action], until: float, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -114,6 +117,8 @@ class Storm:
 
     def calm(self) -> None:
         """Let everybody go on."""
+        if self._promoted_at is not None:
+            self._lead_to("RESET default_transaction_read_only")
         for _, stranger in self._strangers:
             stranger.close()
         for member in self._cluster.members:
@@ -130,6 +135,9 @@ class Storm:
             if due <= now:
                 stranger.close()
         self._strangers = [entry for entry in self._strangers if entry[0] > now]
+        if self._promoted_at is not None and self._promoted_at <= now:
+            self._promoted_at = None
+            self._lead_to("RESET default_transaction_read_only")
 
     def _carry_out(self, action: Action) -> None:
         cluster, where = self._cluster, action.where
@@ -158,7 +166,9 @@ class Storm:
             case "cut all":
                 self._cut("true")
             case "lock":
-                stranger = psycopg.connect(self._server.database_url("chaos"))
+                stranger = psycopg.connect(
+                    self._server.database_url("chaos"), options="-c default_transaction_read_only=off"
+                )
                 self._strangers.append((time.monotonic() + action.seconds, stranger))
                 self.did["rows of runs locked"] += stranger.execute(LOCK, [str(where)]).rowcount
             case "restart":
@@ -167,6 +177,29 @@ class Storm:
             case "crash":
                 self.did["crash of PostgreSQL"] += 1
                 self._server.restart("immediate")
+            case "cancel":
+                self._cancel(time.monotonic() + action.seconds / 2)
+            case "standby" if self._promoted_at is None:
+                # What a failover looks like whose address leads to the new primary before that is one.
+                self.did["failover"] += 1
+                self._promoted_at = time.monotonic() + action.seconds
+                self._lead_to("SET default_transaction_read_only = on")
+
+    def _lead_to(self, setting: str) -> None:
+        with psycopg.connect(self._server.database_url(), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE chaos {setting}")
+        self._cut("true")
+
+    def _cancel(self, until: float) -> None:
+        """Have whatever workers are at fail, now and then, as a time limit or an administrator would."""
+        with psycopg.connect(self._server.database_url("chaos"), autocommit=True) as connection:
+            while time.monotonic() < until:
+                cursor = connection.execute(
+                    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = 'chaos' AND state = 'active' "
+                    "AND pid <> pg_backend_pid()"
+                )
+                self.did["statements cancelled"] += cursor.rowcount
+                time.sleep(0.01)
 
     def _cut(self, which: str) -> None:
         with psycopg.connect(self._server.database_url("chaos"), autocommit=True) as connection:
