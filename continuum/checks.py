@@ -128,7 +128,9 @@ def _misfits(alias: str) -> list[Misfit]:
         listen = conf.settings.LISTEN_DATABASE
         if alias == conf.settings.DATABASE:
             found += _partitions(alias)
-            if listen is None and not is_pooled(alias):
+            # Workers do not even connect to what is read-only.
+            is_read_only = any(each.id == "continuum.E011" for each in found)
+            if listen is None and not is_pooled(alias) and not is_read_only:
                 found += _pooler(alias)
         elif alias == listen and differs(conf.settings.DATABASE, alias):
             found.append(

@@ -169,6 +169,18 @@ def test_servers_nobody_asked_about_are_left_alone(databases, server_says):
     assert checks.check_servers(databases=databases) == []
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_server_that_is_read_only_is_reported_as_that(monkeypatch):
+    settings = connections["default"].settings_dict
+    monkeypatch.setitem(settings, "OPTIONS", settings["OPTIONS"] | {"options": "-c default_transaction_read_only=on"})
+    connections["default"].close()
+    try:
+        assert "continuum.E011" in (found := ids(checks.check_servers(databases=["default"])))
+        assert "continuum.E006" not in found
+    finally:
+        connections["default"].close()
+
+
 def test_plain_check_does_not_connect(server_says):
     server_says(AssertionError("connected"))
     call_command("check", stdout=StringIO())
