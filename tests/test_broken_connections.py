@@ -120,7 +120,7 @@ def test_what_was_not_committed_when_a_connection_broke_without_a_word_is_writte
     assert broken
 
 
-@pytest.mark.parametrize("error_code", ["25P04", "26000", "42P05", "0A000", "57014", "53100"])
+@pytest.mark.parametrize("error_code", ["25P04", "26000", "42P05", "0A000", "57014", "53100", "XX000"])
 def test_what_says_nothing_about_a_statement_is_no_reason_to_give_it_up(error_code):
     """A session that was open for too long, or lost its prepared statements; a full disk: no loop of a worker ends."""
     opened = []

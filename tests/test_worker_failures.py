@@ -177,12 +177,20 @@ class Cut:
 
 
 class TestJournal:
-    @pytest.mark.parametrize("error_code", ["57014", "55P03", "58030", "25006"])
+    @pytest.mark.parametrize("error_code", ["57014", "55P03", "58030", "25006", "XX000"])
     def test_no_run_fails_for_an_error_that_is_not_its_own(self, error_code):
         run = continuum.start(flows.five_steps, 1)
         with events_refused("true", error_code):
             run_until_idle()
             assert continuum.result(run, timeout=10) == 6
+
+    def test_an_internal_error_that_comes_again_and_again_is_the_runs_own(self, monkeypatch):
+        monkeypatch.setattr("continuum.worker.connections.MOST_INTERNAL", 2)
+        run = continuum.start(flows.five_steps, 1)
+        with events_refused("true", "XX000"):
+            run_until_idle()
+        with pytest.raises(continuum.RunFailedError, match="refused to record"):
+            continuum.result(run, timeout=10)
 
     def test_a_commit_that_ends_after_its_connection_broke_is_recognised(self, monkeypatch):
         monkeypatch.setattr(recording, "execute", Cut.record)

@@ -271,15 +271,27 @@ async def transaction(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator
 
 
 # Errors that say nothing about what was asked: 08 connection exception, 53 insufficient resources, 57 a statement or
-# session that somebody, or a time limit, has ended, 58 trouble with the disk; a read-only standby, transactions that
-# were open for too long, a prepared statement that is gone, there twice or out of date.
-_PASSING_CLASSES = ("08", "53", "57", "58")
+# session that somebody, or a time limit, has ended, 58 trouble with the disk, XX internal ones; a read-only standby,
+# transactions that were open for too long, a prepared statement that is gone, there twice or out of date.
+_PASSING_CLASSES = ("08", "53", "57", "58", "XX")
 _PASSING = ("25006", "25P03", "25P04", "26000", "42P05", "0A000")
 
 
-def will_pass(error: BaseException) -> bool:
-    """Tell whether an error of PostgreSQL comes from how the server, or the session, was at that moment."""
+# An internal one ("tuple concurrently updated", "cache lookup failed") may be about what was asked after all: once it
+# has come so often in a row it is taken for that.
+MOST_INTERNAL = 5
+
+
+def will_pass(error: BaseException, times: int = 1) -> bool:
+    """Tell whether an error of PostgreSQL comes from how the server, or the session, was at that moment.
+
+    Args:
+        error: the error.
+        times: how often in a row it has come.
+    """
     sqlstate = getattr(error, "sqlstate", None) or ""
+    if sqlstate[:2] == "XX" and times >= MOST_INTERNAL:
+        return False
     return sqlstate[:2] in _PASSING_CLASSES or sqlstate in _PASSING
 
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -176,7 +177,7 @@ class Journal:
 
     async def _commit(self, batch: list[Entry]) -> None:
         backoff = Backoff()
-        while True:
+        for times in count(1):
             try:
                 lost, locked = await self._write(batch)
                 break
@@ -190,7 +191,7 @@ class Journal:
                 if isinstance(error, psycopg.errors.LockNotAvailable):
                     self._hold_back(batch)
                     return
-                if not will_pass(error):  # no run may fail for what says nothing about its record
+                if not will_pass(error, times):  # no run may fail for what says nothing about its record
                     logger.error("run %s: PostgreSQL refused its record: %s", batch[0].live.id, _line(error))
                     self._end_wait(batch[0])
                     self._on_refused(batch[0].live, batch[0], error)

@@ -45,6 +45,7 @@ class Link:
     async def use(self, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]]) -> T:
         """Return what ``fn(connection)`` returns, called again after each trouble that will pass."""
         backoff = Backoff()
+        times = 0
         async with self._turn:
             while True:
                 try:
@@ -54,7 +55,8 @@ class Link:
                 except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
                     logger.info("%s: tried again: %s", self._purpose, brief(error))
                 except (psycopg.Error, OSError) as error:
-                    if not (isinstance(error, _TROUBLE) or will_pass(error)):
+                    times += 1
+                    if not (isinstance(error, _TROUBLE) or will_pass(error, times)):
                         raise
                     logger.warning("the connection for %s failed, trying again: %s", self._purpose, brief(error))
                     await self.close()
