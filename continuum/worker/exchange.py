@@ -42,7 +42,6 @@ Answers = list[PGresult]
 # libpq keeps what the socket does not take: by this much at a time.
 PIECE = 1024 * 1024
 
-_BROKEN = "the connection broke before the server had answered"
 _NO_MEMORY = "libpq has no memory for what is to be copied"
 
 # The names of the statements that are prepared in a session, by their text.
@@ -72,7 +71,7 @@ async def execute(
 async def execute_in_parts(
     connection: Connection, text: str, parts: Sequence[Parameters], make: Callable[[Any], Any] = tuple
 ) -> list[Any]:
-    """Carry out one statement with several sets of parameters, in one flight, as one transaction that only reads.
+    """Carry out one statement that only reads with several sets of parameters, in one flight.
 
     The rows of a part are made while the server is at the next one, and other callbacks of the loop get a turn between
     parts that have not arrived yet.
@@ -90,13 +89,14 @@ async def execute_in_parts(
         psycopg.Error: it failed.
         UnicodeEncodeError: a text has no encoding.
     """
-    statements = [await _ready(connection, text, parameters) for parameters in parts]
+    pgconn = connection.pgconn
+    sends = [partial((await _ready(connection, text, parameters)).send, pgconn) for parameters in parts]
     rows: list[Any] = []
 
     def take(results: Answers) -> None:
         rows.extend(_rows(connection, results[-1], make))
 
-    _checked(await _exchange(connection.pgconn, _in_parts(connection.pgconn, statements, take)))
+    _checked(await _exchange(connection, flights.in_turn(pgconn, sends, take)))
     return rows
 
 
@@ -246,35 +246,6 @@ def _executed(pgconn: PGconn, statement: _Statement) -> Steps[Answers]:
     return (yield from generators.execute(pgconn))
 
 
-def _in_parts(pgconn: PGconn, statements: Sequence[_Statement], take: Callable[[Answers], None]) -> Steps[Answers]:
-    """Carry out statements, and call ``take`` with the answers to each; returns those to the last, or the errors."""
-    answers: Answers = []
-    if not psycopg.Pipeline.is_supported():
-        for statement in statements:
-            answers = yield from _executed(pgconn, statement)
-            if answers[-1].status not in _SUCCESSES:
-                break
-            take(answers)
-        return answers
-    pgconn.enter_pipeline_mode()
-    for statement in statements:
-        statement.send(pgconn)
-    pgconn.pipeline_sync()
-    yield from generators.send(pgconn)
-    failed: Answers = []
-    for _ in statements:
-        answers = yield from generators.fetch_many(pgconn)
-        if not answers:
-            raise psycopg.OperationalError(_BROKEN)
-        if failed or answers[-1].status not in _SUCCESSES:
-            failed += answers  # the first error; what comes after it was not carried out
-        else:
-            take(answers)
-    yield from generators.fetch_many(pgconn)  # of the end of the pipeline
-    pgconn.exit_pipeline_mode()
-    return failed or answers
-
-
 def _begun(pgconn: PGconn, statement: _Statement) -> Steps[Answers]:
     """Begin a transaction with a statement."""
     if not psycopg.Pipeline.is_supported():
@@ -386,7 +357,7 @@ def _checked(results: list[PGresult]) -> PGresult:
         psycopg.Error: one of them is an error.
     """
     for result in results:
-        if result.status not in _SUCCESSES:
+        if result.status not in flights.SUCCESSES:
             error = psycopg.errors.error_from_result(result)
             # Made by libpq, for a connection that broke.
             raise error if error.sqlstate else psycopg.OperationalError(str(error))
@@ -399,6 +370,3 @@ def _rows(connection: Connection, result: PGresult, make: Callable[[Any], Any] =
     reader = Transformer(connection)
     reader.set_pgresult(result)
     return reader.load_rows(0, result.ntuples, make)
-
-
-_SUCCESSES = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)

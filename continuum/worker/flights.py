@@ -1,13 +1,14 @@
-"""Two statements in one flight: the second is carried out behind the commit of the first, as a transaction of its own.
+"""Several statements in one flight, so that there is one wait for all of their answers.
 
-A hint may go that way: it spares a round trip, and another session that would have to be woken for it. It must not go
-in the transaction it speaks of (NOTIFY holds a cluster-wide lock until its transaction is on disk). As the server goes
-on to the second statement whatever became of the first, that one has to look for itself what there is to tell.
+A hint may go behind the commit of what it tells of, as a transaction of its own: that spares a round trip, and another
+session that would have to be woken for it. It must not go in the transaction it speaks of (NOTIFY holds a cluster-wide
+lock until its transaction is on disk). As the server goes on to the second statement whatever became of the first, that
+one has to look for itself what there is to tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import psycopg
 from psycopg import generators
@@ -15,9 +16,12 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Ready, Wait
 
-__all__ = ["followed", "possible"]
+__all__ = ["SUCCESSES", "followed", "in_turn", "possible"]
+
+SUCCESSES = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 _BROKEN = "the connection broke before the commit was acknowledged"
+_UNANSWERED = "the connection broke before the server had answered"
 
 
 def possible() -> bool:
@@ -62,6 +66,50 @@ def followed(
         pgconn.finish()
         raise
     return results, after
+
+
+def in_turn(
+    pgconn: PGconn, sends: Sequence[Callable[[], None]], take: Callable[[list[PGresult]], None]
+) -> Generator[Wait, Ready, list[PGresult]]:
+    """Carry out statements that only read, and take the answers to each while the server is at the next.
+
+    Args:
+        pgconn: with no transaction open.
+        sends: hand one statement each to libpq, at least one.
+        take: is called with the answers to each that succeeds.
+
+    Returns:
+        The answers to the last; or, if one failed, from those to that one on: the others were not carried out.
+
+    Raises:
+        psycopg.OperationalError: the connection broke.
+    """
+    answers: list[PGresult] = []
+    if not possible():
+        for send in sends:
+            send()
+            answers = yield from generators.execute(pgconn)
+            if answers[-1].status not in SUCCESSES:
+                break
+            take(answers)
+        return answers
+    pgconn.enter_pipeline_mode()
+    for send in sends:
+        send()
+    pgconn.pipeline_sync()
+    yield from generators.send(pgconn)
+    failed: list[PGresult] = []
+    for _ in sends:
+        answers = yield from generators.fetch_many(pgconn)
+        if not answers:
+            raise psycopg.OperationalError(_UNANSWERED)
+        if failed or answers[-1].status not in SUCCESSES:
+            failed += answers
+        else:
+            take(answers)
+    yield from generators.fetch_many(pgconn)  # of the end of the pipeline
+    pgconn.exit_pipeline_mode()
+    return failed or answers
 
 
 def _transaction(pgconn: PGconn) -> Generator[Wait, Ready, list[PGresult]]:
