@@ -15,6 +15,7 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.db import DatabaseError, connections, router
+from django.db.migrations.loader import MigrationLoader
 
 from continuum.conf import settings as continuum_settings
 from continuum.worker.sql import load
@@ -85,7 +86,7 @@ def project_misfits() -> list[Misfit]:
     """
     if continuum_settings.problems() or continuum_settings.DATABASE not in connections.settings:
         return []
-    return _told((*_contradictions(), *_connection_settings(), *_routes()))
+    return _told((*_contradictions(), *_connection_settings(), *_routes(), *_migrations()))
 
 
 def database_misfits(alias: str) -> list[Misfit]:
@@ -228,6 +229,17 @@ def _routes() -> Iterator[Misfit]:
             message=f'CONTINUUM["DATABASE"] is {alias!r}, but Run.objects goes to {" and ".join(map(repr, others))}: '
             "code of yours that asks the models looks where no runs are.",
             hint=f"Add a router to DATABASE_ROUTERS that sends the app label 'continuum' to {alias!r}.",
+        )
+
+
+def _migrations() -> Iterator[Misfit]:
+    # No error: that would stop `manage.py test`, and tests that start runs need no more than the tables.
+    if MigrationLoader.migrations_module("continuum")[0] is None:
+        yield Misfit(
+            id="continuum.W028",
+            message="MIGRATION_MODULES turns Continuum's migrations off: tables that are made of the models alone lack "
+            "the sequence of fencing tokens and the partitions of the history, and no worker can work with them.",
+            hint="Leave 'continuum' out of MIGRATION_MODULES; run tests that use continuum_worker with migrations.",
         )
 
 

@@ -143,6 +143,12 @@ def test_routers_that_send_the_models_elsewhere(other_alias):
             assert surroundings.project_misfits() == []
 
 
+def test_tables_made_without_migrations():
+    with override_settings(MIGRATION_MODULES={"continuum": None}):
+        (found,) = surroundings.project_misfits()
+        assert (found.id, found.serious) == ("continuum.W028", False)
+
+
 def test_manage_py_check_tells_them():
     with override_settings(CONTINUUM={"DEADLOCK_TIMEOUT": 60}):
         (message,) = checks.check_project()

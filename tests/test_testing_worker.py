@@ -151,3 +151,15 @@ def test_a_timer_is_not_waited_for(transactional_db, continuum_worker):
     run = continuum.start(sleeps)
     continuum_worker.run_until_idle()
     assert continuum.get_run(run).state == "suspended"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_tables_that_were_made_without_migrations_are_told_of(continuum_worker):
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER SEQUENCE continuum_lease_token_seq RENAME TO elsewhere")
+    try:
+        with pytest.raises(pytest.fail.Exception, match="without --nomigrations"):
+            continuum_worker.run_until_idle()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER SEQUENCE elsewhere RENAME TO continuum_lease_token_seq")

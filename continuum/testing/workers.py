@@ -84,6 +84,7 @@ class TestingWorker:
             raise RuntimeError("a worker works in the background already: stop() it first")
         alias = continuum_settings.DATABASE
         _refuse_transactions(alias)
+        _refuse_half_a_schema(alias)
         options = NodeOptions(
             database=alias,
             queues=None if queues is None else tuple(queues),
@@ -150,3 +151,16 @@ def _refuse_transactions(alias: str) -> None:
         pytest.fail(f"{how} ({error})", pytrace=False)
     if connections[alias].in_atomic_block:
         pytest.fail(f"{how}. This one is in a transaction, of which a worker sees nothing", pytrace=False)
+
+
+def _refuse_half_a_schema(alias: str) -> None:
+    """Fail where tables were made of the models alone: a worker would try over and over, and the test would hang."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT to_regclass('continuum_lease_token_seq') IS NULL")
+        if cursor.fetchone()[0]:
+            pytest.fail(
+                "continuum_worker needs what Continuum's migrations make beside the tables, and the test database "
+                "lacks it: run the tests without --nomigrations (with --create-db, if the database was kept), and "
+                "leave 'continuum' out of MIGRATION_MODULES",
+                pytrace=False,
+            )
