@@ -63,7 +63,7 @@ def test_who_waits_finds_the_connection_broken():
             await other.execute("SELECT pg_advisory_lock(1)")
             task = asyncio.create_task(ask(waiting))
             await blocked(other, waiting)
-            waiting.hang_up()
+            stalls.hang_up(waiting)
             with pytest.raises(psycopg.OperationalError):
                 await asyncio.wait_for(task, 30)
             return waiting.closed
@@ -173,9 +173,9 @@ def test_cancelled_tasks_end_although_the_server_does_not_answer(monkeypatch):
         async with opened() as connection:
             monkeypatch.setattr(psycopg.AsyncConnection, "wait", waits_for_ever)
             monkeypatch.setattr(
-                stalls.Connection,
+                stalls,
                 "hang_up",
-                lambda self: ended[-1].set_exception(psycopg.OperationalError("server closed the connection")),
+                lambda connection: ended[-1].set_exception(psycopg.OperationalError("server closed the connection")),
             )
             task = asyncio.create_task(connection.execute("SELECT 1"))
             await eventually_async(lambda: ended)

@@ -72,10 +72,6 @@ class Connection(psycopg.AsyncConnection[Any]):
         finally:
             self.asked = None
 
-    def hang_up(self) -> None:
-        """Have whoever waits find the connection broken."""
-        hang_up(self)
-
 
 def hang_up(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> None:
     """Have whoever waits find a connection broken. From any thread, if nobody closes it meanwhile."""
@@ -91,14 +87,14 @@ def _waiting() -> list[Connection]:
 
 def _hang_up_all() -> None:
     for connection in _waiting():
-        connection.hang_up()
+        hang_up(connection)
 
 
 @contextmanager
-def ending_after(seconds: float, connection: Connection | None = None) -> Iterator[None]:
+def ending_after(seconds: float, connection: psycopg.AsyncConnection[Any] | None = None) -> Iterator[None]:
     """In this block nobody waits for the server for longer than that; if a connection is given, nobody who uses it."""
     loop = asyncio.get_running_loop()
-    timer = loop.call_later(seconds, _hang_up_all if connection is None else connection.hang_up)
+    timer = loop.call_later(seconds, *((_hang_up_all,) if connection is None else (hang_up, connection)))
     try:
         yield
     finally:
@@ -153,18 +149,15 @@ class Stalls:
             # The answer may have been on its way when the server was asked: it has to be missing twice.
             if suspects.get(each) == asked:
                 logger.warning("%s: no answer arrives, though the server is not at it; trying again", each.purpose)
-                each.hang_up()
+                hang_up(each)
             else:
                 self._suspects[each] = asked
 
     async def _at_work(self, pids: list[int]) -> set[int]:
         connection = await self._connect()
         try:
-            timer = asyncio.get_running_loop().call_later(PATIENCE, connection.hang_up)  # type: ignore[attr-defined]
-            try:
+            with ending_after(PATIENCE, connection):
                 cursor = await connection.execute(load("sessions_at_work"), {"pids": plain_array(pids)})
                 return {pid for (pid,) in await cursor.fetchall()}
-            finally:
-                timer.cancel()
         finally:
             await connection.close()
