@@ -104,6 +104,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
         WorkflowDeadlockError as WorkflowDeadlockError,
     )
     from continuum.models import (
+        Event as Event,
         Run as Run,
     )
     from continuum.references import (
@@ -116,8 +117,15 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it equal to the
         count as count,
         query as query,
     )
+    from continuum.starting import (
+        RunPrunedError as RunPrunedError,
+    )
     from continuum.values import (
         ModelRef as ModelRef,
+    )
+    from continuum.waiting import (
+        WaitInTransactionError as WaitInTransactionError,
+        WaitTimeoutError as WaitTimeoutError,
     )
 
 _MODULES = {
@@ -187,7 +195,10 @@ _MODULES = {
         "start_many",
         "wait_run",
     ),
-    "continuum.models": ("Run",),
+    "continuum.models": (
+        "Event",
+        "Run",
+    ),
     "continuum.references": ("InstanceNotFoundError",),
     "continuum.search": (
         "Page",
@@ -196,7 +207,12 @@ _MODULES = {
         "count",
         "query",
     ),
+    "continuum.starting": ("RunPrunedError",),
     "continuum.values": ("ModelRef",),
+    "continuum.waiting": (
+        "WaitInTransactionError",
+        "WaitTimeoutError",
+    ),
     "continuum.exceptions": (
         "ActivityCancelledError",
         "ActivityError",

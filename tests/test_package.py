@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,16 @@ def test_every_error_is_exported():
     from continuum import exceptions
 
     assert set(exceptions.__all__) <= set(continuum.__all__)
+
+
+def test_so_are_those_that_stand_with_what_raises_them_and_what_a_history_is_made_of():
+    for module, name in (
+        ("starting", "RunPrunedError"),
+        ("waiting", "WaitInTransactionError"),
+        ("waiting", "WaitTimeoutError"),
+        ("models", "Event"),
+    ):
+        assert getattr(continuum, name) is getattr(import_module(f"continuum.{module}"), name)
 
 
 def test_the_version_is_said_once():

@@ -28,12 +28,12 @@ _DECLARED = (*_PER_CALL, "transactional")
 class _Definition:
     """What workflows and activities share: a function, its name, and its signature checked once."""
 
-    kind = "function"
+    kind, a_kind = "function", "a function"
     known_plain = False  # whether ``returns_plain`` was found to be so
 
     def __init__(self, fn: Callable[..., Any], name: str | None) -> None:
         if name is not None and (not isinstance(name, str) or not name):
-            raise ValueError(f"the name of a {self.kind} must be a non-empty string, not {name!r}")
+            raise ValueError(f"the name of {self.a_kind} must be a non-empty string, not {name!r}")
         update_wrapper(self, fn, updated=())  # attributes that others have put on the function stay there
         self.fn = fn
         self.name = name or f"{fn.__module__}.{fn.__qualname__}"
@@ -192,7 +192,7 @@ class WorkflowDefinition(_Definition):
         signals: declared signals as name → type, or None when any signal is welcome.
     """
 
-    kind = "workflow"
+    kind, a_kind = "workflow", "a workflow"
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ class ActivityDefinition(_Definition):
     Calling it inside a workflow makes an effect: await it, or wrap it in a task, to run the activity.
     """
 
-    kind = "activity"
+    kind, a_kind = "activity", "an activity"
 
     def __init__(self, fn: Callable[..., Any], *, name: str | None = None, options: ActivityOptions) -> None:
         if not callable(fn) or isinstance(fn, type) or not hasattr(fn, "__qualname__"):
@@ -363,6 +363,11 @@ def activity(fn: Callable[..., Any] | None = None, *, name: str | None = None, *
         ValueError: an option is out of range, or the name is taken by another function.
     """
     chosen = activity_options(ActivityOptions(), options, "@activity", _DECLARED)
+    if isinstance(chosen.idempotency_key, str):
+        raise TypeError(
+            f"@activity: idempotency_key must be a function of the arguments, not {chosen.idempotency_key!r}: with one "
+            "key all calls would share one result; .options(idempotency_key=...) gives a single call its key"
+        )
 
     def declare(function: Callable[..., Any]) -> ActivityDefinition:
         definition = ActivityDefinition(function, name=name, options=chosen)

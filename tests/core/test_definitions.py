@@ -159,6 +159,13 @@ def test_wrong_options_are_refused_when_they_are_given(options, error):
         charge.options(**options)
 
 
+def test_one_key_for_all_calls_of_an_activity_is_refused():
+    with pytest.raises(TypeError, match=r"idempotency_key must be a function of the arguments, not 'order_id'"):
+        activity(idempotency_key="order_id")
+    with pytest.raises(NotInWorkflowError):  # for a single call it is what is wanted
+        charge.options(idempotency_key="o1")("o1")
+
+
 @pytest.mark.parametrize("thing", [3, int, functools.partial(print, 1)])
 def test_only_a_function_can_be_an_activity(thing):
     with pytest.raises(TypeError, match="an activity must be a function"):
