@@ -212,7 +212,7 @@ class TestProcesses:
         assert run.progress == "waiting for a fraud review (score 90)"
         assert continuum_env.waiting_on(run)[0]["name"] == "fraud_review"
         continuum_env.advance(timedelta(hours=1, seconds=1))
-        assert run.result.note == "fraud review: timed out"
+        assert continuum_env.result(run).note == "fraud review: timed out"
         assert len(continuum_env.calls(activities.refund)) == 1
 
     def test_a_busy_gateway_is_tried_again_and_the_refund_knows_nothing_of_it(self, continuum_env):
