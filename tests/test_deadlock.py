@@ -64,15 +64,19 @@ def assert_deadlocked(run, *lines):
     assert types_of(run).count("run_failed") == 1
 
 
+# Where a loop without an end is interrupted: where it jumps back from, the last line of it since Python 3.14.
+ENDLESS = "while not mended" if sys.version_info < (3, 14) else "    pass\n"
+
+
 @pytest.mark.django_db(transaction=True)
 class TestRuns:
     @pytest.mark.parametrize(
         ("flow", "lines"),
         [
-            (flows.computes, ["in computes", "while not mended"]),
+            (flows.computes, ["in computes", ENDLESS]),
             (flows.spins, ["in spins"]),
             (flows.swallows, ["in swallows"]),
-            (flows.loops_in_a_task, ["in _loop", "while not mended"]),
+            (flows.loops_in_a_task, ["in _loop", ENDLESS]),
         ],
         ids=lambda value: getattr(value, "name", ""),
     )

@@ -9,8 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -407,8 +407,13 @@ def test_a_bare_worker_answers_probes_for_all_its_processes_on_one_port(start_wo
     eventually(lambda: workers(count=count), 60)
 
     def ready():
-        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as response:
-            return json.load(response)
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as response:
+                return json.load(response)
+        except HTTPError as not_yet:
+            not_yet.close()
+        except OSError:
+            pass
 
     said = eventually(ready, 60)
     assert len(said.get("processes", [said])) == count

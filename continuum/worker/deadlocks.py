@@ -42,7 +42,7 @@ class ThreadWatch(Watch):
         super().__init__()
         self.timeout = timeout
         self.thread = threading.get_ident()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._hit = False
         self._stack = ""
 
@@ -58,11 +58,18 @@ class ThreadWatch(Watch):
             return True
 
     def settle(self) -> bool:
-        with self._lock:
+        # No "with": what is on its way may hit when the lock has just been taken, which since Python 3.14 is before the
+        # block begins that would let go of it.
+        lock: Any = self._lock
+        try:
+            lock.acquire()
             self._take_back()
             hit, self._hit = self._hit, False
             self.raised = False
             return hit
+        finally:
+            while lock._is_owned():
+                lock.release()
 
     def _take_back(self) -> None:
         """Have what was raised, and has not hit yet, not hit any more.

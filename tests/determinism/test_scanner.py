@@ -18,6 +18,7 @@ def findings(project, snippet, trusted=()):
 @pytest.mark.parametrize(
     ("rule", "snippet"), [(rule, snippet) for rule, snippets in FOUND.items() for snippet in snippets]
 )
+@pytest.mark.filterwarnings("ignore:'return' in a 'finally' block:SyntaxWarning")  # Python itself, since 3.14
 def test_it_is_found(project, rule, snippet):
     assert rule in {finding.rule.id for finding in findings(project, snippet)}
 
