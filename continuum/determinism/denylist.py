@@ -140,6 +140,12 @@ RULES: tuple[Rule, ...] = (
             *within("django.utils.module_loading", "import_string"),
         ),
     ),
+    Rule(
+        id="D704",
+        title="what is made and never awaited",
+        does="is not awaited, so it is never asked for and nothing happens",
+        advice="Await it, or have it go on beside, while the run lasts, with asyncio.create_task(…).",
+    ),
     # 8: output
     Rule(
         id="D801",

@@ -28,6 +28,7 @@ from continuum.determinism.ordering import orders
 from continuum.determinism.shared_state import changes
 from continuum.determinism.spots import Spot, last_line, shown, spot
 from continuum.determinism.suppressions import Suppression, suppressions
+from continuum.determinism.unawaited import unawaited
 
 __all__ = ["scan"]
 
@@ -104,7 +105,7 @@ class _Scanner:
         if reading not in self.spots:
             self.spots[reading] = []
             found = [*self._denied(reading), *changes(reading), *orders(reading), *swallowing(reading)]
-            self.spots[reading] = found
+            self.spots[reading] = [*found, *unawaited(reading, self.matcher)]
         return self.spots[reading]
 
     # -- the denylist --
@@ -154,7 +155,7 @@ class _Scanner:
         if fn not in self.impure:
             self.impure[fn] = False  # while it is looked at, in case it calls itself
             self.impure[fn] = any(
-                any(each.rule.id[:2] != "D8" and each.certain for each in self._spots(reached.reading))
+                any(each.certain and not _says_nothing(each) for each in self._spots(reached.reading))
                 or _draws(reached.reading)
                 for reached in self._callees(fn)
                 if reached.certain
@@ -208,6 +209,11 @@ class _Scanner:
                 Finding(rule(said), subject, file, line, each.qualname, workflow, each.chain, 0, rule(said).certain)
             )
         return sorted(found, key=lambda each: (each.file, each.line, each.rule.id, each.subject))
+
+
+def _says_nothing(one: Spot) -> bool:
+    """Tell whether what a function gives does not depend on what was found: it writes, or leaves something undone."""
+    return one.rule.id[:2] == "D8" or one.rule.id == "D704"
 
 
 def _rank(each: Reached, one: Spot) -> tuple[bool, int]:

@@ -3,6 +3,16 @@
 A snippet is the body of a workflow, with what stands above it in its module before a line ``---``.
 """
 
+CARDS = """
+from continuum import activity, workflow
+@activity
+def charge_card(number): ...
+@activity
+def refund(number): ...
+@workflow
+async def other_flow(number): ...
+"""
+
 FOUND = {
     "D101": [
         "import time\n---\ntime.time()",
@@ -257,6 +267,48 @@ FOUND = {
         "import importlib\n---\nimportlib.import_module('json')",
         "from django.utils.module_loading import import_string\n---\nimport_string('json.dumps')",
     ],
+    "D704": [
+        CARDS + "---\ncharge_card(1)",
+        CARDS + "---\ncharge_card.options(queue='slow')(1)",
+        CARDS + "---\nslowly = charge_card.options(queue='slow')\nslowly(1)",
+        CARDS + "slowly = charge_card.options(queue='slow')\n---\nslowly(1)",
+        CARDS + "---\ncharge_card(1).compensated_by(refund.bind(1))",
+        CARDS + "---\ncharge_card.options(queue='slow')(1).compensated_by(refund.bind(1))",
+        CARDS + "---\nother_flow(1)",
+        CARDS + "pay = charge_card\n---\npay(1)",
+        CARDS + "---\npay = charge_card\npay(1)",
+        CARDS + "import functools\npay = functools.partial(charge_card, 1)\n---\npay()",
+        CARDS + "class Till:\n    pay = charge_card\n---\nTill.pay(1)",
+        CARDS + "class Till:\n    pay = charge_card\n---\nTill().pay(1)",
+        CARDS + "def helper():\n    charge_card(1)\n---\nhelper()",
+        CARDS + "---\nif charge_card:\n    for number in [1]:\n        charge_card(number)",
+        CARDS + "---\ntry:\n    pass\nfinally:\n    refund(1)",
+        CARDS + "---\nasync def inner():\n    charge_card(1)\nawait inner()",
+        CARDS + "---\ncharge_card(1), await refund(1)",
+        CARDS + "---\n[charge_card(1), refund(1)]",
+        CARDS + "---\nrefund(1) if charge_card else None",
+        CARDS + "---\ncharge_card and charge_card(1)",
+        CARDS + "---\n[charge_card(number) for number in [1, 2]]",
+        CARDS + "from continuum.core.definitions import ActivityDefinition\n---\n"
+        "async def inner(pay: ActivityDefinition):\n    pay(1)\nreturn inner",
+        CARDS + "from continuum import start_child\n---\nstart_child(other_flow, 1)",
+        CARDS + "import continuum\n---\ncharge = charge_card(1).compensated_by(refund.bind(1))\nawait charge\n"
+        "continuum.compensate(charge)",
+        "from continuum import compensate_all as undo\n---\nundo()",
+        "import continuum\n---\ncontinuum.sleep(5)",
+        "from continuum import sleep as pause\n---\npause(5)",
+        "from continuum import now, sleep_until\n---\nsleep_until(now())",
+        "---\nfrom continuum import wait_signal\nwait_signal('x')",
+        "from continuum import wait\n---\nwait([])",
+        "import asyncio\n---\nasyncio.sleep(1)",
+        "from asyncio import sleep, wait_for\n---\nwait_for(sleep(1), 2)",
+        "import asyncio\n---\nqueue = asyncio.Queue()\nqueue.put(1)",
+        "import asyncio\n---\nasync def inner(ready: asyncio.Event):\n    ready.wait()\nreturn inner",
+        "async def helper(): ...\n---\nhelper()",
+        "---\nasync def inner(): ...\ninner()",
+        "class Till:\n    async def count(self): ...\n---\nTill().count()",
+        "class Till:\n    @classmethod\n    async def count(cls): ...\n---\nTill.count()",
+    ],
     "D801": ["---\nprint('a')", "say = print\n---\nsay('a')", "---\ninput()", "import sys\n---\nsys.stdout.write('a')"],
     "D802": [
         "import logging\nlogger = logging.getLogger(__name__)\n---\nlogger.info('a')",
@@ -362,6 +414,40 @@ NOT_FOUND = [
     "class Thing:\n    def __str__(self):\n        return ''\n---\nreturn f'{Thing()}'",
     "---\nclass Local:\n    pass\nreturn str(Local)",
     "---\ndef inner(eval, open, id):\n    return eval('1'), open('a'), id(1)",
+    # what is awaited, kept or handed on, what has begun, and what is not to be awaited
+    CARDS + "import asyncio\n---\nasyncio.create_task(charge_card(1))\nasyncio.ensure_future(other_flow(1))\n"
+    "asyncio.gather(charge_card(1), asyncio.sleep(1))\nasyncio.shield(refund(1))",
+    CARDS + "import asyncio\n---\nasyncio.get_running_loop().create_task(charge_card(1))\n"
+    "async with asyncio.TaskGroup() as group:\n    group.create_task(charge_card(1))",
+    CARDS + "import continuum\n---\ncontinuum.as_completed([charge_card(1)])",
+    CARDS + "---\nreturn charge_card(1)",
+    CARDS + "---\nreturn [charge_card(1)], lambda: charge_card(1)",
+    CARDS + "---\ntasks = []\ntasks.append(charge_card(1))",
+    CARDS + "---\ncharge = charge_card(1)\ncharge.compensated_by(refund.bind(1))\nawait charge",
+    CARDS + "---\n_ = charge_card(1)\n(charge := charge_card(1))\npromised: object = charge_card(1)",
+    CARDS + "import asyncio\n---\nawait asyncio.gather(charge_card(1))\n[await charge_card(n) for n in [1]]",
+    CARDS + "---\nawait charge_card.options(queue='slow')(1).compensated_by(refund.bind(1))",
+    CARDS + "---\ncharge_card.options(queue='slow')\nrefund.bind(1)\ncharge_card",
+    CARDS + "import continuum\n---\nchild = await continuum.start_child(other_flow, 1)\nchild.cancel()\nchild.done()",
+    CARDS + "---\npay = charge_card.options(queue='slow')\nif refund:\n    pay = len\npay([])",
+    CARDS + "---\npay, _ = charge_card.options(queue='slow')\npay(1)",
+    CARDS + "---\ncharge_card.call(1)(2)",
+    "class Menu:\n    def options(self):\n        return len\nmenu = Menu()\n---\nmenu.options()([])",
+    CARDS + "---\ndef inner(charge_card):\n    charge_card(1)\nreturn inner",
+    CARDS + "---\nfor act in [charge_card, refund, len]:\n    act(1)",
+    CARDS
+    + "import functools\ndef at_once(fn):\n    @functools.wraps(fn)\n    def begin(*args):\n        return [fn(*args)]\n"
+    "    return begin\n@at_once\nasync def helper(): ...\n---\nhelper()",
+    "---\ndef at_once(fn):\n    return print_nothing\n@at_once\nasync def inner(): ...\ninner()",
+    "---\nasync def each():\n    yield 1\neach()",
+    "async def each():\n    yield 1\n---\neach()",
+    "class Till:\n    async def count(self): ...\n---\ndef inner(till):\n    till.count()\nreturn inner",
+    "import asyncio\n---\nqueue, ready = asyncio.Queue(), asyncio.Event()\nqueue.put_nowait(1)\nready.set()",
+    "from continuum import logger, patched, set_progress, side_effect\n---\nset_progress(1)\nside_effect(dict)\n"
+    "patched('x')\nlogger.info('x')\nlogger.warning('x')",
+    "from continuum import now, random, run_info, today, uuid4\n---\nnow()\nrandom()\nrun_info()\ntoday()\nuuid4()",
+    "from continuum import continue_as_new\n---\ncontinue_as_new()",
+    CARDS + "---\nwait_for_it = charge_card(1)  # continuum\ncharge_card(  # continuum: allow[D704] only made\n    1)",
     # suppressed, with a reason
     "import time\n---\ntime.time()  # continuum: allow[D101] only for the log",
     "import time\n---\ntime.time()  # noqa  # continuum: allow[continuum.D101, D301] only for the log",

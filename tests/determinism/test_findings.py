@@ -1,5 +1,6 @@
 """How findings are told: by place, by the calls that lead there, once, and with what to do instead."""
 
+import inspect
 import io
 import os
 import re
@@ -12,6 +13,7 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
+import continuum
 from continuum import checks
 from continuum.core import definitions
 from continuum.determinism.denylist import RULES, rule
@@ -206,6 +208,114 @@ def test_what_goes_wrong_in_one_workflow_is_told_and_the_others_are_judged(proje
 
     monkeypatch.setattr(scanner, "callees", fails_for_a)
     assert sorted((finding.rule.id, finding.workflow) for finding in scan(loaded())) == [("D101", "b"), ("D903", "a")]
+
+
+# What is never awaited
+
+
+def test_what_is_never_awaited_is_an_error_that_says_what_to_do(project, check, monkeypatch):
+    project.module(
+        """
+        import continuum
+
+        @continuum.activity
+        def charge_card(order): ...
+
+        @continuum.workflow(name="sell")
+        async def flow(order):
+            charge_card(order)
+        """
+    )
+    monkeypatch.chdir(project.folder)
+    [message] = check()
+    assert message.is_serious()
+    assert str(message) == (
+        "flows.py:9: (continuum.D704) `charge_card(order)` is not awaited, so it is never asked for and nothing "
+        "happens. The workflow sell gets there.\n"
+        "\tHINT: Await it, or have it go on beside, while the run lasts, with asyncio.create_task(…)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "certain"),
+    [
+        ("Desk.charge(1)", True),
+        ("Desk.close(Desk())", True),
+        ("Desk().charge(1)", False),  # a subclass may have another one
+        ("Desk().close()", False),
+        ("Desk().close_at_once()", False),
+        ("asyncio.Queue().put(1)", True),
+    ],
+)
+def test_what_a_subclass_may_do_otherwise_is_a_warning(project, statement, certain):
+    project.module(
+        f"""
+        import asyncio, continuum
+
+        class Desk:
+            @continuum.activity
+            def charge(number): ...
+
+            async def close(self): ...
+
+            @classmethod
+            def close_at_once(cls):
+                cls.charge(1)
+
+        @continuum.workflow
+        async def flow():
+            {statement}
+        """
+    )
+    assert [(finding.rule.id, finding.certain) for finding in scan(loaded())] == [("D704", certain)]
+
+
+def test_what_a_workflow_may_not_call_at_all_is_not_told_to_await_it(project):
+    project.module(
+        """
+        import asyncio, continuum
+
+        @continuum.workflow
+        async def flow():
+            asyncio.to_thread(len, [])
+            continuum.astart(flow)
+        """
+    )
+    assert [finding.rule.id for finding in scan(loaded())] == ["D305", "D211"]
+
+
+def test_a_cached_helper_that_leaves_something_undone_is_no_less_pure(project):
+    project.module(
+        """
+        import continuum, functools
+
+        @functools.cache
+        def double(number):
+            continuum.sleep(1)
+            return 2 * number
+
+        @continuum.workflow
+        async def flow():
+            return double(1)
+        """
+    )
+    assert [finding.rule.id for finding in scan(loaded())] == ["D704"]
+
+
+def test_every_public_function_that_makes_an_effect_is_known(project):
+    public = {name: getattr(continuum, name) for name in continuum.__all__}
+    awaited = [
+        name
+        for name, held in public.items()
+        if inspect.isfunction(held)
+        and held.__module__.startswith("continuum.core.")
+        and (inspect.iscoroutinefunction(held) or inspect.signature(held).return_annotation == "Effect")
+    ]
+    assert {"sleep", "sleep_until", "wait_signal", "start_child", "compensate"} <= set(awaited)
+    lines = [f"    continuum.{name}()" for name in awaited]
+    project.module("\n".join(["import continuum", "@continuum.workflow", "async def flow():", *lines]))
+    found = [finding.line for finding in scan(loaded()) if finding.rule.id == "D704"]
+    assert found == list(range(4, 4 + len(awaited)))
 
 
 # Suppressions
