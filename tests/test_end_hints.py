@@ -68,9 +68,9 @@ def test_it_is_told_by_the_journals_own_session_in_another_transaction(ears, mon
     answers = []
     real = exchange._exchange
 
-    async def noting(pgconn, steps):
-        answer = await real(pgconn, steps)
-        answers.append((pgconn.backend_pid, answer))
+    async def noting(connection, steps):
+        answer = await real(connection, steps)
+        answers.append((connection.info.backend_pid, answer))
         return answer
 
     monkeypatch.setattr(exchange, "_exchange", noting)

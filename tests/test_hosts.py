@@ -170,8 +170,6 @@ def test_a_project_with_no_default_database(host, empty_database):
     ids=["atomic requests and lasting connections", "a pool", "server-side binding behind a pooler"],
 )
 def test_connections_of_other_kinds(database, host):
-    if "pool" in database.get("OPTIONS", {}):
-        pytest.importorskip("psycopg_pool")
     project = host(
         f"""
         given = {database!r}
