@@ -45,7 +45,7 @@ RETRY_SECONDS = 0.005
 # And for one that nobody waits for.
 ANSWER_SECONDS = 1.0
 # A proxy may keep a connection that leads nowhere any more: after so long without an answer another one is tried.
-ANSWERED_SECONDS = 10.0
+GIVE_UP_SECONDS = 10.0
 FLUSH_SECONDS = 0.001
 _LOST = (psycopg.OperationalError, psycopg.InterfaceError)
 # With more ids than this waiting for one channel, "look at all" says it shorter.
@@ -232,7 +232,7 @@ class Sender:
             try:
                 if _answered(self._connection):
                     self._unanswered = {}
-                elif time.monotonic() - self._posted_at < ANSWERED_SECONDS:
+                elif time.monotonic() - self._posted_at < GIVE_UP_SECONDS:
                     return False
                 else:
                     self._disconnect()
@@ -355,7 +355,7 @@ def _execute(connection: psycopg.Connection[Any], command: bytes) -> None:
     """Send a command and wait for the answer, though not for ever."""
     connection.pgconn.nonblocking = 1
     _post(connection, command)
-    deadline = time.monotonic() + ANSWERED_SECONDS
+    deadline = time.monotonic() + GIVE_UP_SECONDS
     results: list[Any] = []
     with selectors.DefaultSelector() as selector:
         selector.register(connection.fileno(), selectors.EVENT_READ | selectors.EVENT_WRITE)

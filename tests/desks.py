@@ -21,13 +21,24 @@ from continuum.worker.recording import statement
 from continuum.worker.sql import load
 from tests.app import workflows as flows
 
-__all__ = ["Desk", "desks", "rows"]
+__all__ = ["Desk", "desks", "rows", "sessions"]
 
 TIME_US = 1_700_000_000_000_000
 
 
 async def rows(connection, statement, *parameters):
     return await (await connection.execute(statement, parameters)).fetchall()
+
+
+@asynccontextmanager
+async def sessions(count=1):
+    """A worker's connections; a single one is given as it is."""
+    opened = [await connect("default", application_name=f"test {index}") for index in range(count)]
+    try:
+        yield opened[0] if count == 1 else opened
+    finally:
+        for connection in opened:
+            await connection.close()
 
 
 class Desk:

@@ -7,6 +7,7 @@ import pytest
 
 from continuum.ids import uuid7
 from continuum.models import HistoryEvent, Run
+from continuum.worker import claims
 from continuum.worker.ahead import Ahead, try_claims, try_journal
 from continuum.worker.claims import load_histories
 from continuum.worker.live import Entry, RowUpdate
@@ -204,6 +205,23 @@ class TestTryingOut:
                 await load_histories(desk.connection, {uuid7(): 0})
                 await load_histories(desk.connection, {uuid7(): 0, uuid7(): 0})
                 assert await prepared(desk.connection) == known
+
+        asyncio.run(check())
+
+    @pytest.mark.parametrize("known", [0, 1, 2, 3, 4, 5, 9])
+    def test_a_history_in_parts_reads_like_one(self, known, monkeypatch):
+        """Whatever its length was thought to be."""
+
+        async def check():
+            async with desks() as desk:
+                live = await desk.own()
+                entry = Entry(live)
+                entry.events = [event(seq) for seq in range(1, 6)]
+                await desk.write(entry)
+                whole = await load_histories(desk.connection, {live.id: 5})
+                monkeypatch.setattr(claims, "PART", 2)
+                assert await load_histories(desk.connection, {live.id: known}) == whole
+                assert len(whole[live.id]) == 5
 
         asyncio.run(check())
 

@@ -120,51 +120,66 @@ def test_what_was_not_committed_when_a_connection_broke_without_a_word_is_writte
     assert broken
 
 
-@pytest.mark.parametrize("error_code", ["25P04", "26000", "42P05", "0A000", "57014", "53100", "XX000"])
-def test_what_says_nothing_about_a_statement_is_no_reason_to_give_it_up(error_code):
-    """A session that was open for too long, or lost its prepared statements; a full disk: no loop of a worker ends."""
+def tried_over(asks):
+    """Return over which connections ``asks`` was tried by a link, the last of them with success."""
     opened = []
 
     async def connect():
         opened.append(await connections.connect("default", application_name="test"))
         return opened[-1]
 
-    async def asks(connection):
-        if connection is opened[0]:
-            await connection.execute(f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{error_code}'; END $$")
+    async def tried(connection):
+        await asks(connection, len(opened))
         return connection
 
     async def scenario():
         link = Link(connect, "a test")
         try:
-            return await link.use(asks)
+            assert await link.use(tried) is opened[-1]
         finally:
             await link.close()
 
-    assert asyncio.run(scenario()) is opened[1]
-    assert opened[0].closed
+    asyncio.run(scenario())
+    assert all(each.closed for each in opened)
+    return opened
+
+
+async def fail(connection, error_code):
+    await connection.execute(f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{error_code}'; END $$")
+
+
+@pytest.mark.parametrize("error_code", ["25P04", "26000", "42P05", "0A000", "57014", "53100", "XX000"])
+def test_what_says_nothing_about_a_statement_is_no_reason_to_give_it_up(error_code):
+    """A session that was open for too long, or lost its prepared statements; a full disk: no loop of a worker ends."""
+
+    async def asks(connection, time):
+        if time == 1:
+            await fail(connection, error_code)
+
+    assert len(tried_over(asks)) == 2
+
+
+def test_an_internal_error_is_counted_with_none_but_its_like(monkeypatch):
+    """After an outage of any length the first one is no more than the first one."""
+    monkeypatch.setattr(connections, "MOST_INTERNAL", 2)
+    codes = ["57014", "53100", "XX000", "57014", "XX000"]
+
+    async def asks(connection, time):
+        if time <= len(codes):
+            await fail(connection, codes[time - 1])
+
+    assert len(tried_over(asks)) == len(codes) + 1
+    codes.append("XX001")
+    with pytest.raises(psycopg.errors.DataCorrupted):
+        tried_over(asks)
 
 
 def test_a_connection_that_leads_to_a_standby_is_given_up_for_another():
     """So it is for a moment while a primary is replaced."""
-    opened = []
 
-    async def connect():
-        opened.append(await connections.connect("default", application_name="test"))
-        return opened[-1]
-
-    async def asks(connection):
-        if connection is opened[0]:
+    async def asks(connection, time):
+        if time == 1:
             await connection.execute("SET default_transaction_read_only = on")
         await connection.execute("UPDATE continuum_workers SET name = name")
-        return connection
 
-    async def scenario():
-        link = Link(connect, "a test")
-        try:
-            return await link.use(asks)
-        finally:
-            await link.close()
-
-    assert asyncio.run(scenario()) is opened[1]
-    assert opened[0].closed
+    assert len(tried_over(asks)) == 2

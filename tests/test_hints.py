@@ -369,7 +369,7 @@ def test_a_connection_over_which_no_answer_comes_is_given_up_for_another(ears, c
         return real(pending) if len(sent) > 1 else b"SELECT pg_sleep(600)"
 
     monkeypatch.setattr(hint_sender, "_command", command)
-    monkeypatch.setattr(hint_sender, "ANSWERED_SECONDS", 0.5)
+    monkeypatch.setattr(hint_sender, "GIVE_UP_SECONDS", 0.5)
     if not posted:
         monkeypatch.setattr(hint_sender, "MOST_POSTED_BYTES", 0)
     hints.send_run("default", run_id, 41)

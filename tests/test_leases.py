@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 import uuid
-from contextlib import asynccontextmanager
 from functools import partial
 
 import psycopg
@@ -15,24 +14,11 @@ from continuum.worker import leases, session
 from continuum.worker.connections import connect, session_name
 from continuum.worker.leases import LOCK_CLASS, RELEASE_BATCH, Lease, declare_dead, release_stranded
 from continuum.worker.sql import load
+from tests.desks import rows, sessions
 from tests.waiting_for import blocked, eventually_async
 from tests.workers import worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@asynccontextmanager
-async def sessions(count=1):
-    opened = [await connect("default", application_name=f"test {index}") for index in range(count)]
-    try:
-        yield opened[0] if count == 1 else opened
-    finally:
-        for connection in opened:
-            await connection.close()
-
-
-async def rows(connection, statement, *parameters):
-    return await (await connection.execute(statement, parameters)).fetchall()
 
 
 async def node(connection, *, ttl=30.0, name="node"):
@@ -320,10 +306,11 @@ def test_a_slow_answer_counts_although_another_connection_was_tried():
     async def scenario():
         async with sessions(2) as (connection, other):
             lease = await node(connection, ttl=6.0)
-            opened = []
+            opened, refused = [], []
 
             async def open_one():
                 if opened:
+                    refused.append(1)
                     raise psycopg.OperationalError("too many clients already")
                 opened.append(await connect("default", application_name="lease"))
                 return opened[-1]
@@ -334,7 +321,7 @@ def test_a_slow_answer_counts_although_another_connection_was_tried():
                 task, lost = renewing(lease, open_one)
                 await eventually_async(lambda: opened)
                 await blocked(connection, opened[0])
-                await asyncio.sleep(lease.ttl * leases.NEXT_ATTEMPT * 1.5)  # so that another is tried
+                await eventually_async(lambda: refused)
             await eventually_async(lambda: lost or lease.valid_until_monotonic > before)
             await end(task)
             return lost

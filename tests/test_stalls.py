@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
@@ -13,19 +12,10 @@ from continuum.worker import stalls
 from continuum.worker.connections import connect
 from continuum.worker.exchange import execute
 from continuum.worker.stalls import PATIENCE, Stalls
+from tests.desks import sessions
 from tests.waiting_for import blocked, eventually_async
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@asynccontextmanager
-async def opened(count=1):
-    found = [await connect("default", application_name=f"test {number}") for number in range(count)]
-    try:
-        yield found[0] if count == 1 else found
-    finally:
-        for each in found:
-            await each.close()
 
 
 def watching():
@@ -46,7 +36,7 @@ async def answers(connection):
 
 def test_what_the_server_is_not_at_is_given_up_at_the_second_look():
     async def scenario():
-        async with opened(2) as (stalled, other):
+        async with sessions(2) as (stalled, other):
             watch = watching()
             waits_for_long(stalled)
             await watch.look()
@@ -59,7 +49,7 @@ def test_what_the_server_is_not_at_is_given_up_at_the_second_look():
 
 def test_who_waits_finds_the_connection_broken():
     async def scenario(ask):
-        async with opened(2) as (waiting, other):
+        async with sessions(2) as (waiting, other):
             await other.execute("SELECT pg_advisory_lock(1)")
             task = asyncio.create_task(ask(waiting))
             await blocked(other, waiting)
@@ -77,7 +67,7 @@ def test_who_waits_finds_the_connection_broken():
 
 def test_what_the_server_is_at_is_waited_for():
     async def scenario():
-        async with opened(2) as (waiting, other):
+        async with sessions(2) as (waiting, other):
             await other.execute("SELECT pg_advisory_lock(1)")
             task = asyncio.create_task(execute(waiting, "SELECT 1 FROM pg_advisory_lock(%(key)s)", {"key": 1}))
             await blocked(other, waiting)
@@ -93,7 +83,7 @@ def test_what_the_server_is_at_is_waited_for():
 
 def test_an_answer_that_comes_between_two_looks_tells_that_all_is_well():
     async def scenario():
-        async with opened() as connection:
+        async with sessions() as connection:
             watch = watching()
             for _ in range(3):
                 waits_for_long(connection)
@@ -106,7 +96,7 @@ def test_an_answer_that_comes_between_two_looks_tells_that_all_is_well():
 @pytest.mark.parametrize("is_own", [True, False])
 def test_behind_a_pooler_nobody_can_tell(is_own):
     async def scenario():
-        async with opened() as connection:
+        async with sessions() as connection:
             connection.is_own = is_own
             watch = watching()
             waits_for_long(connection)
@@ -119,7 +109,7 @@ def test_behind_a_pooler_nobody_can_tell(is_own):
 
 def test_it_is_known_since_when_a_connection_waits():
     async def scenario():
-        async with opened(2) as (connection, other):
+        async with sessions(2) as (connection, other):
             seen = [connection.asked]
             await other.execute("SELECT pg_advisory_lock(1)")
             for ask in (
@@ -144,7 +134,7 @@ def test_it_is_known_since_when_a_connection_waits():
 
 def test_a_copy_of_which_nothing_arrives_is_nothing_the_server_is_at():
     async def scenario():
-        async with opened() as other:
+        async with sessions() as other:
             await other.execute("CREATE TEMPORARY TABLE copied (word text)")
             async with other.cursor() as cursor, cursor.copy("COPY copied FROM STDIN") as copy:
                 await copy.write("a\n")
@@ -170,7 +160,7 @@ def test_cancelled_tasks_end_although_the_server_does_not_answer(monkeypatch):
     ended = []
 
     async def scenario():
-        async with opened() as connection:
+        async with sessions() as connection:
             monkeypatch.setattr(psycopg.AsyncConnection, "wait", waits_for_ever)
             monkeypatch.setattr(
                 stalls,

@@ -9,14 +9,13 @@ from django.db.models import Q, QuerySet
 
 from continuum.conf import settings as continuum_settings
 from continuum.models import Run, WorkflowVersion
+from continuum.search.statements import LIVE
 
 __all__ = ["NamespaceFilter", "WorkflowFilter", "of_workflows"]
 
 _MOST_CHOICES = 100
 # So many live runs of a workflow are named by their ids. Of one with more, that number is soon come across.
 _MOST_NAMED = 200
-
-_LIVE = set(Run.State) - set(Run.TERMINAL_STATES)
 
 # Hops from one namespace to the next along the index on (namespace, state), where a DISTINCT would read all of it.
 _NAMESPACES = """
@@ -43,7 +42,7 @@ def of_workflows(runs: QuerySet, names: Sequence[str]) -> QuerySet:
     if len(spaces) == _MOST_CHOICES:
         return runs.filter(workflow__in=names)
     ended = Q(workflow__in=names, state__in=Run.TERMINAL_STATES, namespace__in=spaces)
-    live = Q(workflow__in=names, state__in=_LIVE, namespace__in=spaces)
+    live = Q(workflow__in=names, state__in=LIVE, namespace__in=spaces)
     some = _live_ones(runs.filter(workflow__in=names), spaces)
     return runs.filter(ended | (live if len(some) > _MOST_NAMED else Q(id__in=some)))
 
@@ -56,7 +55,7 @@ def _live_ones(runs: QuerySet, spaces: Sequence[str]) -> list[UUID]:
     serves all versions. (No other states lie between those of runs that live.)
     """
     stretches = [
-        runs.filter(namespace__gte=space, namespace__lte=space, state__gte=min(_LIVE), state__lte=max(_LIVE))
+        runs.filter(namespace__gte=space, namespace__lte=space, state__gte=min(LIVE), state__lte=max(LIVE))
         .order_by("namespace", "state")
         .values_list("id", flat=True)[: _MOST_NAMED + 1]
         for space in spaces

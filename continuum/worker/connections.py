@@ -21,6 +21,7 @@ from continuum.worker.stalls import Connection, ending_after, hang_up
 
 __all__ = [
     "Backoff",
+    "Troubles",
     "brief",
     "connect",
     "connect_sync",
@@ -31,7 +32,6 @@ __all__ = [
     "session_name",
     "session_settings",
     "transaction",
-    "will_pass",
 ]
 
 logger = logging.getLogger("continuum.worker")
@@ -125,7 +125,7 @@ def session_name(purpose: str, worker_id: int | None) -> str:
 
 async def connect(
     alias: str, *, application_name: str, prepare: bool = True, session: Mapping[str, str] | None = None
-) -> psycopg.AsyncConnection[Any]:
+) -> Connection:
     """Open an autocommit connection to the database ``alias``.
 
     Args:
@@ -276,23 +276,22 @@ async def transaction(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator
 _PASSING_CLASSES = ("08", "53", "57", "58", "XX")
 _PASSING = ("25006", "25P03", "25P04", "26000", "42P05", "0A000")
 
-
 # An internal one ("tuple concurrently updated", "cache lookup failed") may be about what was asked after all: once it
 # has come so often in a row it is taken for that.
 MOST_INTERNAL = 5
 
 
-def will_pass(error: BaseException, times: int = 1) -> bool:
-    """Tell whether an error of PostgreSQL comes from how the server, or the session, was at that moment.
+class Troubles:
+    """The errors that come of one thing that is tried again and again."""
 
-    Args:
-        error: the error.
-        times: how often in a row it has come.
-    """
-    sqlstate = getattr(error, "sqlstate", None) or ""
-    if sqlstate[:2] == "XX" and times >= MOST_INTERNAL:
-        return False
-    return sqlstate[:2] in _PASSING_CLASSES or sqlstate in _PASSING
+    def __init__(self) -> None:
+        self._internal = 0
+
+    def will_pass(self, error: BaseException) -> bool:
+        """Tell whether the next error of PostgreSQL comes from how the server, or the session, was at that moment."""
+        sqlstate = getattr(error, "sqlstate", None) or ""
+        self._internal = self._internal + 1 if sqlstate[:2] == "XX" else 0
+        return self._internal < MOST_INTERNAL and (sqlstate[:2] in _PASSING_CLASSES or sqlstate in _PASSING)
 
 
 def brief(error: BaseException) -> str:

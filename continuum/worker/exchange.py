@@ -27,12 +27,12 @@ from psycopg.waiting import Ready, Wait
 
 from continuum.worker import flights
 from continuum.worker.sql import numbered
+from continuum.worker.stalls import Connection
 
 __all__ = ["Connection", "Rows", "Transaction", "execute", "execute_and_tell", "execute_in_parts"]
 
 T = TypeVar("T")
 
-Connection = psycopg.AsyncConnection[Any]
 Rows = list[tuple[Any, ...]]
 Parameters = Mapping[str, str | int]
 # As psycopg's own: yields what is to be waited for, is sent what is ready.
@@ -292,7 +292,7 @@ async def _exchange(connection: Connection, steps: Steps[T]) -> T:
         connection.pgconn.finish()
         raise
     finally:
-        connection.asked = None  # type: ignore[attr-defined]
+        connection.asked = None
 
 
 class _Course(Generic[T]):
@@ -323,7 +323,7 @@ class _Course(Generic[T]):
     def _step(self, ready: Ready | None) -> None:
         if self._end.done():  # cancelled
             return
-        self._connection.asked = monotonic()  # type: ignore[attr-defined]
+        self._connection.asked = monotonic()
         try:
             self._await(self._steps.send(ready))
         except StopIteration as end:

@@ -85,7 +85,7 @@ def in_turn(
         psycopg.OperationalError: the connection broke.
     """
     answers: list[PGresult] = []
-    if not possible():
+    if len(sends) == 1 or not possible():
         for send in sends:
             send()
             answers = yield from generators.execute(pgconn)

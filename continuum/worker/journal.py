@@ -11,13 +11,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from itertools import count
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
-from continuum.worker.connections import Backoff, will_pass
+from continuum.worker.connections import Backoff, Troubles
 from continuum.worker.held_back import CAREFUL_FOR, HeldBack, tell
 from continuum.worker.live import Entry, LiveRun
 from continuum.worker.outbox import Sent
@@ -177,7 +176,8 @@ class Journal:
 
     async def _commit(self, batch: list[Entry]) -> None:
         backoff = Backoff()
-        for times in count(1):
+        troubles = Troubles()
+        while True:
             try:
                 lost, locked = await self._write(batch)
                 break
@@ -191,7 +191,7 @@ class Journal:
                 if isinstance(error, psycopg.errors.LockNotAvailable):
                     self._hold_back(batch)
                     return
-                if not will_pass(error, times):  # no run may fail for what says nothing about its record
+                if not troubles.will_pass(error):  # no run may fail for what says nothing about its record
                     logger.error("run %s: PostgreSQL refused its record: %s", batch[0].live.id, _line(error))
                     self._end_wait(batch[0])
                     self._on_refused(batch[0].live, batch[0], error)

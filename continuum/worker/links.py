@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from continuum.worker.connections import Backoff, brief, will_pass
+from continuum.worker.connections import Backoff, Troubles, brief
 
 __all__ = ["Link"]
 
@@ -45,7 +45,7 @@ class Link:
     async def use(self, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]]) -> T:
         """Return what ``fn(connection)`` returns, called again after each trouble that will pass."""
         backoff = Backoff()
-        times = 0
+        troubles = Troubles()
         async with self._turn:
             while True:
                 try:
@@ -55,8 +55,7 @@ class Link:
                 except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
                     logger.info("%s: tried again: %s", self._purpose, brief(error))
                 except (psycopg.Error, OSError) as error:
-                    times += 1
-                    if not (isinstance(error, _TROUBLE) or will_pass(error, times)):
+                    if not (troubles.will_pass(error) or isinstance(error, _TROUBLE)):
                         raise
                     logger.warning("the connection for %s failed, trying again: %s", self._purpose, brief(error))
                     await self.close()

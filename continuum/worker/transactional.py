@@ -202,7 +202,7 @@ class Transactions:
             except Error as error:
                 # Whether it took effect is not known before the database answers; nor could its failure be recorded.
                 # Whatever keeps it from answering: a standby that is still read-only, say.
-                logger.info("what became of a transactional activity is not known yet: %s", brief(error))
+                logger.warning("what became of a transactional activity is not known yet: %s", brief(error))
                 connection.close()
                 if attempt.given_up:
                     return None  # whoever gave it up sees to the fence
